@@ -1,0 +1,101 @@
+"""Runs a trainer and records all that two runs can be compared by."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import trl
+from tiny import plain_dataset, snapshot, tiny_args, tiny_model, tiny_tokenizer
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from trl_dapo import DAPOConfig
+
+
+@dataclass
+class Run:
+    """Losses and gradients of each optimizer step, the final parameters, the logs and the number of generations."""
+
+    trainer: GRPOTrainer
+    losses: list[float] = field(default_factory=list)
+    gradients: list[dict[str, torch.Tensor]] = field(default_factory=list)
+    parameters: dict[str, torch.Tensor] = field(default_factory=dict)
+    logs: list[dict[str, Any]] = field(default_factory=list)
+    generations: int = 0
+
+
+class _Recorder(TrainerCallback):
+    def __init__(self, run_of: list[Run]) -> None:
+        self.run_of = run_of
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        self.run_of[0].gradients.append(gradients)
+
+
+def build(cls: type[GRPOTrainer], args: GRPOConfig, **kwargs: Any) -> GRPOTrainer:
+    """A trainer on the tiny model; every argument of the constructor can be given."""
+    tokenizer = kwargs.pop("processing_class", None) or tiny_tokenizer()
+    kwargs.setdefault("train_dataset", plain_dataset())
+    model = kwargs.pop("model", None)
+    return cls(
+        model=tiny_model(tokenizer) if model is None else model, args=args, processing_class=tokenizer, **kwargs
+    )
+
+
+def train(cls: type[GRPOTrainer], args: GRPOConfig, *, prepare=None, resume=None, **kwargs: Any) -> Run:
+    """Trains and returns the record; `prepare(trainer)` is called before training."""
+    holder: list[Run] = []
+    callbacks = [_Recorder(holder), *kwargs.pop("callbacks", [])]
+    run = Run(build(cls, args, callbacks=callbacks, **kwargs))
+    holder.append(run)
+    trainer = run.trainer
+    host = GRPOTrainer._generate
+
+    def counted(self, prompts):
+        run.generations += 1
+        return host(self, prompts)
+
+    GRPOTrainer._generate = counted
+    try:
+        if prepare is not None:
+            prepare(trainer)
+        trainer.train(resume_from_checkpoint=resume)
+    finally:
+        GRPOTrainer._generate = host
+    run.logs = [log for log in trainer.state.log_history if "loss" in log]
+    run.losses = [log["loss"] for log in run.logs]
+    run.parameters = snapshot(trainer.model)
+    return run
+
+
+def host_args(config: DAPOConfig) -> GRPOConfig:
+    """The `GRPOConfig` that says what `config` says in TRL's own fields."""
+    values = {own.name: getattr(config, own.name) for own in fields(GRPOConfig) if own.init}
+    values.pop("generation_batch_size")
+    return GRPOConfig(**values)
+
+
+def dapo_args(output_dir: str | Path, **overrides: Any) -> DAPOConfig:
+    """[`tiny_args`] as a `DAPOConfig`: 2 prompts of 4 generations a step, 2 updates per rollout."""
+    settings = {} if {"steps_per_generation", "generation_batch_size"} & set(overrides) else {"updates_per_rollout": 2}
+    return tiny_args(output_dir, cls=DAPOConfig, **{**settings, **overrides})
+
+
+def assert_same_run(first: Run, second: Run) -> None:
+    """Losses, gradients and parameters are equal bit for bit."""
+    assert first.losses == second.losses
+    assert len(first.gradients) == len(second.gradients) > 0
+    for one, other in zip(first.gradients, second.gradients, strict=True):
+        assert_same_tensors(one, other)
+    assert_same_tensors(first.parameters, second.parameters)
+
+
+def assert_same_tensors(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+trl_version = trl.__version__

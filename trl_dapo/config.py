@@ -1,0 +1,381 @@
+"""
+`DAPOConfig`: TRL's `GRPOConfig` with DAPO's five parts as toggles.
+
+A toggle decides what TRL's scattered fields say; whoever sets such a field himself must agree with the toggle. The
+invariant: after construction the toggles and TRL's fields tell the same story.
+"""
+
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from trl import GRPOConfig
+
+from .rewards.overlong import default_soft_punish_cache
+
+
+TOGGLES = (
+    "overlong_filtering",
+    "clip_higher",
+    "soft_overlong_punishment",
+    "token_level_loss",
+    "dynamic_sampling",
+)
+
+# Rows of the paper's Table 1, cumulative
+LADDER = ("naive GRPO", *("+ " + toggle.replace("_", " ").replace("clip higher", "clip-higher") for toggle in TOGGLES))
+
+# How each loss type of TRL weights tokens: all alike, or first averaged within their completion
+TOKEN_LEVEL_LOSSES = ("dapo", "bnpo", "dr_grpo", "cispo", "vespo")
+SEQUENCE_LEVEL_LOSSES = ("grpo", "sapo", "luspo")
+UNCLIPPED_LOSSES = ("sapo", "vespo")
+
+PAPER_EPSILON_HIGH = 0.28
+PAPER_WARMUP_ROLLOUTS = 20
+DEFAULT_UPDATES_PER_ROLLOUT = 4
+
+
+@dataclass
+class DAPOConfig(GRPOConfig):
+    r"""
+    Configuration class for the [`DAPOTrainer`].
+
+    It takes every parameter of [`~trl.GRPOConfig`]. Sections are those of the [DAPO
+    paper](https://huggingface.co/papers/2503.14476). With all five toggles off, the trainer is
+    [`~trl.GRPOTrainer`].
+
+    Parameters:
+        > The five parts, in the order of the paper's Table 1
+
+        overlong_filtering (`bool`, *optional*, defaults to `True`):
+            Leave truncated completions out of the loss (§3.4). Sets `mask_truncated_completions`.
+        clip_higher (`bool`, *optional*, defaults to `True`):
+            Give the upper bound of the clip range a value of its own (§3.1). Sets `epsilon_high`.
+        soft_overlong_punishment (`bool`, *optional*, defaults to `True`):
+            Add TRL's `soft_overlong_punishment_reward` (Eq. 13, §3.4) as a reward column that dynamic sampling does
+            not look at.
+        token_level_loss (`bool`, *optional*, defaults to `True`):
+            Weight all tokens of an update alike (§3.3). Sets `loss_type` to `"dapo"`, or to `"grpo"` when off.
+        dynamic_sampling (`bool`, *optional*, defaults to `True`):
+            Replace groups whose raw metric does not vary by groups of other prompts until the batch is full (§3.2).
+
+        > Parameters of the parts
+
+        epsilon_high (`float`, *optional*):
+            Upper bound of the clip range is `1 + epsilon_high`. Defaults to `0.28` (§4.1) with `clip_higher`, else to
+            `epsilon`.
+        soft_punish_cache (`int`, *optional*):
+            Width in tokens of the penalised band below `max_completion_length`. Defaults to the paper's share of it,
+            4096 of 20480 (§4.1).
+        overlong_penalty_factor (`float`, *optional*, defaults to `1.0`):
+            Weight of the length penalty: reward is `R - overlong_penalty_factor * LengthPenalty`.
+        max_refill_rounds (`int`, *optional*, defaults to `10`):
+            Generation rounds after the first, per rollout. With `0`, degenerate groups are left out of the loss and
+            not replaced.
+        dynamic_sampling_metric (`str`, *optional*):
+            Name of the reward function whose values dynamic sampling looks at, as TRL logs it (`rewards/<name>/mean`).
+            Defaults to the weighted sum of all reward functions but soft overlong punishments.
+        dynamic_sampling_tolerance (`float`, *optional*, defaults to `1e-6`):
+            A group is informative when `max - min` of its metric exceeds this.
+        dynamic_sampling_on_exhaustion (`str`, *optional*, defaults to `"fill"`):
+            What to do when the rounds are spent and the batch is not full: `"fill"` it with degenerate groups that
+            stay out of the loss and of its denominator, or `"raise"`.
+
+        > Parameters whose default differs from TRL's
+
+        updates_per_rollout (`int`, *optional*):
+            Optimizer updates per pass over a rollout. Sets `steps_per_generation` to that many times
+            `gradient_accumulation_steps` where neither `steps_per_generation` nor `generation_batch_size` is set.
+            Defaults to `4`; the paper has 16 (§4.1). With 1, the importance ratio is exactly 1 and nothing is ever
+            clipped.
+        lr_scheduler_type (`str`, *optional*, defaults to `"constant_with_warmup"`):
+            The paper trains with a constant learning rate after a linear warm-up (§4.1).
+        warmup_steps (`float`, *optional*):
+            Defaults to the paper's 20 rollouts (§4.1) counted in optimizer steps.
+        beta (`float`, *optional*, defaults to `0.0`):
+            Coefficient of the KL divergence. The paper has none (§2.3), and neither has TRL by default.
+        mask_truncated_completions (`bool`, *optional*):
+            Follows `overlong_filtering`.
+        loss_type (`str`, *optional*):
+            Follows `token_level_loss`. Other loss types of TRL can be chosen where they agree with the toggle.
+    """
+
+    overlong_filtering: bool = field(
+        default=True, metadata={"help": "Leave truncated completions out of the loss (DAPO paper, section 3.4)."}
+    )
+    clip_higher: bool = field(
+        default=True, metadata={"help": "Raise the upper clip bound alone (DAPO paper, section 3.1)."}
+    )
+    soft_overlong_punishment: bool = field(
+        default=True, metadata={"help": "Add the length penalty of Eq. 13 (DAPO paper, section 3.4)."}
+    )
+    token_level_loss: bool = field(
+        default=True, metadata={"help": "Weight all tokens of an update alike (DAPO paper, section 3.3)."}
+    )
+    dynamic_sampling: bool = field(
+        default=True, metadata={"help": "Replace groups whose raw metric is constant (DAPO paper, section 3.2)."}
+    )
+    epsilon_high: float | None = field(
+        default=None,
+        metadata={"help": "Upper clip bound is 1 + epsilon_high. 0.28 with clip_higher, else epsilon."},
+    )
+    soft_punish_cache: int | None = field(
+        default=None,
+        metadata={"help": "Width in tokens of the penalised band. A fifth of max_completion_length by default."},
+    )
+    overlong_penalty_factor: float = field(default=1.0, metadata={"help": "Weight of the length penalty."})
+    max_refill_rounds: int = field(
+        default=10, metadata={"help": "Generation rounds after the first, per rollout. 0: filter without refill."}
+    )
+    dynamic_sampling_metric: str | None = field(
+        default=None,
+        metadata={"help": "Reward function that dynamic sampling looks at. All but length penalties by default."},
+    )
+    dynamic_sampling_tolerance: float = field(
+        default=1e-6, metadata={"help": "A group is informative when max - min of its metric exceeds this."}
+    )
+    dynamic_sampling_on_exhaustion: str = field(
+        default="fill",
+        metadata={"help": "When the rounds are spent: 'fill' with groups outside of the loss, or 'raise'."},
+    )
+    updates_per_rollout: int | None = field(
+        default=None, metadata={"help": "Optimizer updates per pass over a rollout. 4 by default; the paper has 16."}
+    )
+    lr_scheduler_type: str = field(
+        default="constant_with_warmup",
+        metadata={"help": "Learning rate schedule; the paper's is constant after a warm-up."},
+    )
+    warmup_steps: float | None = field(  # ty: ignore[invalid-assignment]
+        default=None,
+        metadata={"help": "Warm-up in optimizer steps. By default the paper's 20 rollouts."},
+    )
+    mask_truncated_completions: bool | None = field(  # ty: ignore[invalid-assignment]
+        default=None, metadata={"help": "Follows overlong_filtering."}
+    )
+    loss_type: str | None = field(  # ty: ignore[invalid-assignment]
+        default=None, metadata={"help": "'dapo' with token_level_loss, else 'grpo'; or another type of TRL."}
+    )
+
+    def __post_init__(self) -> None:
+        self._settle_updates_per_rollout()
+        warmup_steps, self.warmup_steps = self.warmup_steps, self.warmup_steps or 0
+        super().__post_init__()
+        if warmup_steps is None:
+            self.warmup_steps = self._paper_warmup_steps()
+        self._settle_toggles()
+        self._check_parameters()
+
+    @classmethod
+    def naive_grpo(cls, *args: Any, **kwargs: Any) -> Self:
+        """Returns a config with all five toggles off: the first row of the paper's Table 1."""
+        return cls(*args, **{**dict.fromkeys(TOGGLES, False), **kwargs})
+
+    @classmethod
+    def ladder(cls, output_dir: str = "trainer_output", **kwargs: Any) -> list[Self]:
+        """
+        Returns the six configs of the paper's Table 1, from naive GRPO to DAPO, each adding one toggle.
+
+        The rows are called as in [`LADDER`]; each has a folder of its own under `output_dir`.
+        """
+        configs = []
+        for row, name in enumerate(LADDER):
+            toggles = {toggle: position < row for position, toggle in enumerate(TOGGLES)}
+            folder = f"{row}-" + name.removeprefix("+ ").replace(" ", "-").lower()
+            configs.append(cls(str(Path(output_dir) / folder), **{**kwargs, **toggles}))
+        return configs
+
+    @classmethod
+    def from_grpo_config(cls, config: GRPOConfig) -> tuple[Self, list[str]]:
+        """
+        Returns the config promoted to DAPO, and one line for each field that changed.
+
+        Fields that hold [`~trl.GRPOConfig`]'s default take DAPO's; fields that the user set stay, and so does the size
+        of the rollout. A toggle that such a field contradicts is off.
+        """
+        promoted = object.__new__(cls)
+        promoted.__dict__.update(vars(config))
+        # Not constructed anew: the host's checks have rewritten some fields in ways that they would not accept again
+        for own in fields(cls):
+            if own.name not in vars(config):
+                setattr(promoted, own.name, own.default)
+        promoted.__dict__.update(toggles_beside(vars(config)))
+        for name in ("mask_truncated_completions", "epsilon_high", "loss_type"):
+            if not _is_set(config, name):
+                setattr(promoted, name, None)
+        promoted.updates_per_rollout = max(1, config.steps_per_generation // config.gradient_accumulation_steps)
+        if not _is_set(config, "lr_scheduler_type"):
+            promoted.lr_scheduler_type = type(config.lr_scheduler_type)("constant_with_warmup")
+            if not _is_set(config, "warmup_steps"):
+                promoted.warmup_steps = promoted._paper_warmup_steps()
+        promoted._settle_toggles()
+        promoted._check_parameters()
+        return promoted, promoted._changes_since(config)
+
+    def without(self, *toggles: str) -> Self:
+        """Returns a copy with these toggles off, e.g. `config.without("clip_higher")`."""
+        unknown = [toggle for toggle in toggles if toggle not in TOGGLES]
+        if unknown:
+            raise ValueError(f"`without` got {unknown[0]!r}, which is not a toggle. The toggles are {list(TOGGLES)}.")
+        copy = object.__new__(type(self))
+        copy.__dict__.update(vars(self))
+        governed = {
+            "overlong_filtering": "mask_truncated_completions",
+            "clip_higher": "epsilon_high",
+            "token_level_loss": "loss_type",
+        }
+        for toggle in toggles:
+            setattr(copy, toggle, False)
+            if toggle in governed:
+                setattr(copy, governed[toggle], None)
+        copy._settle_toggles()
+        return copy
+
+    @property
+    def updates_between_generations(self) -> float:
+        """Optimizer updates from one rollout to the next, `num_iterations` passes over it included."""
+        return self.steps_per_generation * self.num_iterations / self.gradient_accumulation_steps
+
+    def inert_parts(self) -> list[str]:
+        """Returns one line for each part that is on and cannot have the effect that its name promises."""
+        lines = []
+        if self.clip_higher and self.loss_type in UNCLIPPED_LOSSES:
+            lines.append(f"`clip_higher` has no effect: loss_type={self.loss_type!r} does not clip.")
+        elif self.clip_higher and self.updates_between_generations <= 1:
+            lines.append(
+                "`clip_higher` has no effect: with one optimizer update per rollout the importance ratio is exactly 1. "
+                f"Raise `steps_per_generation` ({self.steps_per_generation}) to a multiple of "
+                f"`gradient_accumulation_steps` ({self.gradient_accumulation_steps}); the paper makes 16 updates per "
+                f"rollout, steps_per_generation={16 * self.gradient_accumulation_steps}."
+            )
+        if self.soft_overlong_punishment and self.soft_punish_cache >= self.max_completion_length:
+            lines.append(
+                f"`soft_overlong_punishment` is not soft: soft_punish_cache={self.soft_punish_cache} is not below "
+                f"max_completion_length={self.max_completion_length}, so that every completion is penalised for each "
+                "of its tokens."
+            )
+        if 0 < self.max_steps < 2 * self.warmup_steps:
+            lines.append(
+                f"Warm-up takes {self.warmup_steps:g} of {self.max_steps} optimizer steps. Lower `warmup_steps` "
+                "(by default the paper's 20 rollouts)."
+            )
+        return lines
+
+    def _settle_updates_per_rollout(self) -> None:
+        asked = self.updates_per_rollout
+        if asked is not None and asked < 1:
+            raise ValueError(f"`updates_per_rollout` must be at least 1, got {asked}.")
+        chosen = "steps_per_generation" if self.steps_per_generation is not None else "generation_batch_size"
+        if getattr(self, chosen) is None:
+            self.updates_per_rollout = DEFAULT_UPDATES_PER_ROLLOUT if asked is None else asked
+            self.steps_per_generation = self.updates_per_rollout * self.gradient_accumulation_steps
+        elif asked is not None:
+            raise ValueError(
+                f"`updates_per_rollout` ({asked}) and `{chosen}` ({getattr(self, chosen)}) both set the size of a "
+                "rollout. Leave one of them out."
+            )
+
+    def _paper_warmup_steps(self) -> int:
+        return int(PAPER_WARMUP_ROLLOUTS * max(1.0, self.updates_between_generations))
+
+    def _settle_toggles(self) -> None:
+        self._settle_overlong_filtering()
+        self._settle_clip_higher()
+        self._settle_token_level_loss()
+        if self.soft_punish_cache is None:
+            self.soft_punish_cache = default_soft_punish_cache(self.max_completion_length)
+        if self.updates_per_rollout is None:
+            self.updates_per_rollout = max(1, self.steps_per_generation // self.gradient_accumulation_steps)
+
+    def _settle_overlong_filtering(self) -> None:
+        if self.mask_truncated_completions is None:
+            self.mask_truncated_completions = self.overlong_filtering
+        if self.mask_truncated_completions != self.overlong_filtering:
+            raise ValueError(
+                f"overlong_filtering={self.overlong_filtering} contradicts "
+                f"mask_truncated_completions={self.mask_truncated_completions}. Leave `mask_truncated_completions` "
+                "out; the toggle sets it."
+            )
+
+    def _settle_clip_higher(self) -> None:
+        if self.epsilon_high is None and self.clip_higher:
+            if self.loss_type == "cispo":
+                raise ValueError(
+                    "clip_higher=True with loss_type='cispo' needs an explicit `epsilon_high`: CISPO reads it as the "
+                    "cap of the importance ratio itself, for which TRL recommends 5.0. Set `epsilon_high`, or "
+                    "clip_higher=False."
+                )
+            self.epsilon_high = PAPER_EPSILON_HIGH
+        if self.clip_higher and not self.epsilon_high > self.epsilon:
+            raise ValueError(
+                f"clip_higher=True contradicts epsilon_high={self.epsilon_high}, which is not above "
+                f"epsilon={self.epsilon}. Raise `epsilon_high` or set clip_higher=False."
+            )
+        if not self.clip_higher and self.epsilon_high not in (None, self.epsilon) and self.loss_type != "cispo":
+            raise ValueError(
+                f"clip_higher=False contradicts epsilon_high={self.epsilon_high}, which differs from "
+                f"epsilon={self.epsilon}. Leave `epsilon_high` out or set clip_higher=True."
+            )
+
+    def _settle_token_level_loss(self) -> None:
+        if self.loss_type is None:
+            self.loss_type = "dapo" if self.token_level_loss else "grpo"
+        agreeing = TOKEN_LEVEL_LOSSES if self.token_level_loss else SEQUENCE_LEVEL_LOSSES
+        if self.loss_type in TOKEN_LEVEL_LOSSES + SEQUENCE_LEVEL_LOSSES and self.loss_type not in agreeing:
+            raise ValueError(
+                f"token_level_loss={self.token_level_loss} contradicts loss_type={self.loss_type!r}. Leave `loss_type` "
+                f"out, choose one of {list(agreeing)}, or set token_level_loss={not self.token_level_loss}."
+            )
+
+    def _check_parameters(self) -> None:
+        if self.soft_punish_cache < 1:
+            raise ValueError(
+                f"`soft_punish_cache` must be at least 1 token, got {self.soft_punish_cache}. To have no length "
+                "penalty set soft_overlong_punishment=False."
+            )
+        for name in ("overlong_penalty_factor", "max_refill_rounds", "dynamic_sampling_tolerance"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+        if self.dynamic_sampling_on_exhaustion not in ("fill", "raise"):
+            raise ValueError(
+                f"`dynamic_sampling_on_exhaustion` must be 'fill' or 'raise', got "
+                f"{self.dynamic_sampling_on_exhaustion!r}."
+            )
+
+    def _changes_since(self, config: GRPOConfig) -> list[str]:
+        lines = []
+        for own in fields(GRPOConfig):
+            before, after = getattr(config, own.name), getattr(self, own.name)
+            if before != after:
+                lines.append(f"{own.name}: {_plain(before)} -> {_plain(after)}")
+        lines += [f"{toggle}: on" if getattr(self, toggle) else f"{toggle}: off" for toggle in TOGGLES]
+        return lines
+
+
+def toggles_beside(values: dict[str, Any]) -> dict[str, bool]:
+    """
+    Returns the toggles that agree with TRL's fields as a user of TRL has set them.
+
+    Args:
+        values (`dict[str, Any]`):
+            Values of [`~trl.GRPOConfig`]'s fields by name; a field that is missing or holds TRL's default agrees with
+            every toggle.
+    """
+    epsilon_high, epsilon = values.get("epsilon_high"), values.get("epsilon", 0.2)
+    loss_type = values.get("loss_type")
+    raised = (PAPER_EPSILON_HIGH if epsilon_high is None else epsilon_high) > epsilon
+    return {
+        "overlong_filtering": True,
+        "clip_higher": raised and not (loss_type == "cispo" and epsilon_high is None),
+        "soft_overlong_punishment": True,
+        "token_level_loss": loss_type not in SEQUENCE_LEVEL_LOSSES,
+        "dynamic_sampling": True,
+    }
+
+
+def _is_set(config: GRPOConfig, name: str) -> bool:
+    default = next(own.default for own in fields(GRPOConfig) if own.name == name)
+    return default is MISSING or getattr(config, name) != default
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", value)

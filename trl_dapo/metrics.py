@@ -1,0 +1,92 @@
+"""
+The `dapo/*` numbers of a rollout, from counts.
+
+Pure. Two families that must not be mixed: what was *generated* (every candidate) and what was *trained on* (the rows of
+the final batch). `docs/metrics.md` says of each what is normal and what to do when it is not.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from .sampling.groups import Verdicts
+
+
+@dataclass(frozen=True)
+class Generated:
+    """All that was generated for one batch; row tensors have shape `(B,)`, verdicts shape `(P,)`."""
+
+    metric_B: torch.Tensor
+    lengths_B: torch.Tensor
+    truncated_B: torch.Tensor
+    verdicts: Verdicts
+    refill_rounds: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The final batch. `length_penalties_B` has shape `(B,)`, 0 to -1, NaN where a row was not scored."""
+
+    informative_groups: int
+    exhausted: bool
+    length_penalties_B: torch.Tensor
+    updates_per_rollout: float
+
+
+def rollout_metrics(generated: Generated, trained: Trained) -> dict[str, float]:
+    """
+    Returns the `dapo/*` metrics of one rollout, all of them, whatever happened in it.
+
+    A mean over nothing is 0. `dapo/samples_per_informative_group` counts an empty batch as one group, so that it stays
+    finite: it is then the number of completions spent for nothing.
+    """
+    groups = len(generated.verdicts.informative_P)
+    informative = int(generated.verdicts.informative_P.sum())
+    return {
+        "dapo/frac_informative": informative / groups,
+        "dapo/frac_all_correct": _mean(generated.verdicts.all_correct_P),
+        "dapo/frac_all_wrong": _mean(generated.verdicts.all_wrong_P),
+        "dapo/refill_rounds": float(generated.refill_rounds),
+        "dapo/groups_generated": float(groups),
+        "dapo/groups_kept": float(trained.informative_groups),
+        "dapo/samples_per_informative_group": len(generated.metric_B) / max(trained.informative_groups, 1),
+        "dapo/exhausted": float(trained.exhausted),
+        "dapo/overlong_frac": _mean(generated.truncated_B),
+        "dapo/mean_length_generated": _mean(generated.lengths_B),
+        "dapo/accuracy_generated": _mean(generated.metric_B),
+        "dapo/mean_length_penalty": _mean(trained.length_penalties_B),
+        "dapo/updates_per_rollout": trained.updates_per_rollout,
+    }
+
+
+def length_metrics(lengths_B: torch.Tensor, truncated_B: torch.Tensor) -> dict[str, float]:
+    """
+    Returns TRL's `completions/*` metrics for the rows of the final batch.
+
+    TRL computes them where it generates, which with dynamic sampling is before it is known what is trained on. Statistics
+    of terminated rows are 0 where every row was truncated, as in TRL.
+
+    Args:
+        lengths_B (`torch.Tensor`):
+            Generated tokens per row, shape `(B,)`.
+        truncated_B (`torch.Tensor`):
+            Whether a row ended without an end token, shape `(B,)`.
+    """
+    terminated = lengths_B[~truncated_B]
+    if len(terminated) == 0:
+        terminated = torch.zeros(1)
+    return {
+        "completions/mean_length": lengths_B.float().mean().item(),
+        "completions/min_length": lengths_B.float().min().item(),
+        "completions/max_length": lengths_B.float().max().item(),
+        "completions/clipped_ratio": truncated_B.float().mean().item(),
+        "completions/mean_terminated_length": terminated.float().mean().item(),
+        "completions/min_terminated_length": terminated.float().min().item(),
+        "completions/max_terminated_length": terminated.float().max().item(),
+    }
+
+
+def _mean(values: torch.Tensor) -> float:
+    values = values.double()
+    finite = values[values.isfinite()]
+    return finite.mean().item() if len(finite) else 0.0

@@ -1,0 +1,94 @@
+"""
+All rounds of one rollout as one table of groups, and the way from chosen groups back to their rows.
+
+Groups are numbered in order of generation over all rounds. A round's rows are laid out as TRL lays out a batch: contiguous
+groups, cut into equal parts, one per rank; a group may straddle two ranks. The invariant: the table is the same on every
+rank, except for the rows themselves.
+
+Letters: B rows, P groups, G generations, F reward functions.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from .groups import Selection, Verdicts
+from .rollouts import Round, Row, own_rows
+
+
+@dataclass
+class Candidates:
+    """
+    Args:
+        num_generations (`int`):
+            Rows of a group, G.
+        num_processes (`int`):
+            Ranks that generate and train.
+    """
+
+    num_generations: int
+    num_processes: int
+
+    def __post_init__(self) -> None:
+        self.rounds: list[Round] = []
+        self._verdicts: list[Verdicts] = []
+        self._places: list[tuple[int, int]] = []  # of each row of all ranks: its round, its position in the round
+
+    def add(self, finished: Round, verdicts: Verdicts) -> None:
+        """Appends a round and what was decided about its groups."""
+        self._places += [(len(self.rounds), position) for position in range(len(finished.rewards))]
+        self.rounds.append(finished)
+        self._verdicts.append(verdicts)
+
+    @property
+    def verdicts(self) -> Verdicts:
+        """The verdicts of all groups, each of shape `(P,)`."""
+        parts = [(one.informative_P, one.all_correct_P, one.all_wrong_P) for one in self._verdicts]
+        return Verdicts(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    @property
+    def informative(self) -> list[bool]:
+        """Whether a group is informative, in order of generation."""
+        return self.verdicts.informative_P.tolist() if self.rounds else []
+
+    @property
+    def refill_rounds(self) -> int:
+        return len(self.rounds) - 1
+
+    def column(self, name: str) -> torch.Tensor:
+        """Returns a row tensor of [`Round`] over all rounds and ranks: `rewards`, `lengths` or `truncated`."""
+        return torch.cat([getattr(one, name) for one in self.rounds])
+
+    def row_numbers(self, groups: list[int]) -> list[int]:
+        """Returns the rows of these groups, as indices into [`~Candidates.column`]."""
+        return [group * self.num_generations + offset for group in groups for offset in range(self.num_generations)]
+
+    def in_rank_order(self, selection: Selection) -> Selection:
+        """Returns the same groups ordered by the rank that generated them, so that few rows have to move."""
+        pairs = sorted(
+            zip(selection.groups, selection.filler, strict=True),
+            key=lambda pair: self._owner(pair[0] * self.num_generations)[0],
+        )
+        return Selection(groups=[group for group, _ in pairs], filler=[filler for _, filler in pairs])
+
+    def own_rows(self, groups: list[int], rank: int) -> list[Row]:
+        """Returns the rows of these groups that `rank`, which is this process, trains on. All ranks must call it."""
+        numbers = self.row_numbers(groups)
+        share = len(numbers) // self.num_processes
+        rows: list[Row | None] = []
+        sources: list[tuple[int, int]] = []
+        for position, number in enumerate(numbers):
+            owner, index = self._owner(number)
+            rows.append(self.rounds[self._places[number][0]].rows[index] if owner == rank else None)
+            sources.append((owner, position // share))
+        return own_rows(rows, sources, rank)
+
+    def kept_shares(self, groups: list[int]) -> list[int]:
+        """Returns how many rows of these groups each round contributed."""
+        rounds = [self._places[number][0] for number in self.row_numbers(groups)]
+        return [rounds.count(index) for index in range(len(self.rounds))]
+
+    def _owner(self, number: int) -> tuple[int, int]:
+        """Returns the rank that generated a row, and the row's index there."""
+        index, position = self._places[number]
+        return divmod(position, len(self.rounds[index].rewards) // self.num_processes)

@@ -1,0 +1,132 @@
+"""
+Which groups are informative, how many more to generate, and which to train on.
+
+Pure: tensors and numbers in, values out. Knows nothing of trainers, tokens or ranks beyond their number. The one
+invariant: a decision is a function of the *raw metric* of all ranks, so every rank takes the same one.
+
+Letters: B rows, P groups, G generations, F reward functions.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """
+    What the raw metric says of each group.
+
+    `informative` groups carry a gradient. A degenerate group is `all_correct` when its constant metric is above 0 (1
+    for a 0/1 reward, +1 for a ±1 reward) and `all_wrong` when it is 0 or below. It is neither when no row of it could
+    be scored, or when no row of it enters the loss.
+    """
+
+    informative_P: torch.Tensor
+    all_correct_P: torch.Tensor
+    all_wrong_P: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Selection:
+    """
+    The groups of one training batch: `groups` are ordinals in order of generation, ascending; `filler` says which of
+    them are degenerate ones that only keep the batch at its size.
+    """
+
+    groups: list[int]
+    filler: list[bool]
+
+
+def raw_metric(rewards_BF: torch.Tensor, weights_F: torch.Tensor) -> torch.Tensor:
+    """
+    Returns the weighted sum of the reward columns, in float64.
+
+    Args:
+        rewards_BF (`torch.Tensor`):
+            Rewards of shape `(B, F)`; NaN where a function does not apply to a row.
+        weights_F (`torch.Tensor`):
+            Weight of each column, shape `(F,)`.
+
+    Returns:
+        `torch.Tensor`: Shape `(B,)`, float64. Columns that are NaN are left out of a row's sum, as TRL does; a row
+        without any scored column is NaN.
+    """
+    rewards_BF = rewards_BF.double()
+    metric_B = (rewards_BF * weights_F.double()).nansum(dim=1)
+    metric_B[rewards_BF.isnan().all(dim=1)] = torch.nan
+    return metric_B
+
+
+def judge_groups(metric_PG: torch.Tensor, live_PG: torch.Tensor, tolerance: float) -> Verdicts:
+    """
+    Returns which groups are informative: `max - min > tolerance` over the rows that could be scored.
+
+    The paper's condition `0 < #correct < G` (Eq. 11 of https://huggingface.co/papers/2503.14476) for any reward. The
+    range is compared rather than the standard deviation, because in floating point the standard deviation of a
+    constant group is often not 0.
+
+    Args:
+        metric_PG (`torch.Tensor`):
+            Raw metric of shape `(P, G)`. NaN and infinite values do not count as variance.
+        live_PG (`torch.Tensor`):
+            Whether a row enters the loss, shape `(P, G)`. A group without a live row has no gradient, whatever its
+            metric.
+        tolerance (`float`):
+            Largest range that still counts as constant, in units of the metric.
+    """
+    metric_PG = metric_PG.double()
+    scored_PG = metric_PG.isfinite()
+    highest_P = metric_PG.masked_fill(~scored_PG, -math.inf).amax(dim=1)
+    lowest_P = metric_PG.masked_fill(~scored_PG, math.inf).amin(dim=1)
+    # Without a scored row the range is -inf, which is no variance either
+    varied_P = highest_P - lowest_P > tolerance
+    constant_P = scored_PG.any(dim=1) & ~varied_P
+    return Verdicts(
+        informative_P=varied_P & live_PG.any(dim=1),
+        all_correct_P=constant_P & (highest_P > 0),
+        all_wrong_P=constant_P & (highest_P <= 0),
+    )
+
+
+def refill_size(deficit: int, kept: int, generated: int, multiple_of: int, limit: int) -> int:
+    """
+    Returns how many groups to generate next: the deficit divided by the share of groups that were informative so far.
+
+    The share is that of Laplace's rule, `(kept + 1) / (generated + 2)`, so that a round without any informative group
+    still gives a finite answer.
+
+    Args:
+        deficit (`int`):
+            Informative groups still missing, at least 1.
+        kept (`int`):
+            Informative groups found so far.
+        generated (`int`):
+            Groups generated so far.
+        multiple_of (`int`):
+            The answer is rounded up to a multiple of this, so that its rows divide evenly over the ranks.
+        limit (`int`):
+            Upper bound in groups, itself a multiple of `multiple_of`: the size of one generation batch.
+    """
+    keep_rate = (kept + 1) / (generated + 2)
+    wanted = min(math.ceil(deficit / keep_rate), limit)
+    return math.ceil(wanted / multiple_of) * multiple_of
+
+
+def select_groups(informative: list[bool], wanted: int) -> Selection:
+    """
+    Returns the first `wanted` informative groups or, where there are fewer, all of them and the latest degenerate
+    ones.
+
+    Args:
+        informative (`list[bool]`):
+            One entry per generated group, in order of generation.
+        wanted (`int`):
+            Groups in a training batch; at most `len(informative)`.
+    """
+    kept = [group for group, teaches in enumerate(informative) if teaches][:wanted]
+    spare = [group for group, teaches in enumerate(informative) if not teaches]
+    missing = wanted - len(kept)
+    groups = sorted(kept + (spare[-missing:] if missing else []))
+    return Selection(groups=groups, filler=[not informative[group] for group in groups])

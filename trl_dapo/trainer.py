@@ -1,0 +1,519 @@
+"""
+`DAPOTrainer`: TRL's `GRPOTrainer` with a batch that is settled before TRL scores it.
+
+Clip-higher, token-level loss and overlong filtering are TRL's own, switched on by [`DAPOConfig`]. What is added here is
+dynamic sampling and the length penalty's column. Candidate rounds run TRL's generation and reward code and stop there;
+then one ordinary pass of TRL's replays the kept rows, so that log-probs, advantages, denominators and logs remain TRL's
+and are computed for what is trained on. The invariant: with every toggle off, each host method runs as it stands.
+"""
+
+import inspect
+import json
+import math
+import textwrap
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from accelerate.utils import gather
+from datasets import Dataset
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import get_config_model_id
+
+from . import environments
+from .compat import check_host
+from .config import DAPOConfig
+from .metrics import Generated, Trained, length_metrics, rollout_metrics
+from .rewards.overlong import NAME as LENGTH_PENALTY
+from .rewards.overlong import soft_overlong_punishment, soft_overlong_punishments
+from .sampling.candidates import Candidates
+from .sampling.groups import Selection, judge_groups, raw_metric, refill_size, select_groups
+from .sampling.prompts import PromptStream
+from .sampling.rollouts import Generation, Round, merged_extra_logs, merged_generation, weighted_means
+
+
+logger = get_logger(__name__)
+
+STATE_FILE = "dapo_state.json"
+STATE_VERSION = 1
+
+
+class _RoundScored(Exception):
+    """Leaves the host's pass once a candidate round has its rewards."""
+
+
+@dataclass(frozen=True)
+class _Replay:
+    generation: Generation
+    rewards: torch.Tensor
+
+
+class DAPOTrainer(GRPOTrainer):
+    """
+    Trainer for Decoupled Clip and Dynamic sAmpling Policy Optimization
+    ([DAPO](https://huggingface.co/papers/2503.14476)).
+
+    Takes the place of [`~trl.GRPOTrainer`] in any script: same arguments in the same order. A plain
+    [`~trl.GRPOConfig`] is promoted to a [`DAPOConfig`], and the log says what changed.
+
+    Example:
+
+    ```python
+    >>> from trl_dapo import DAPOTrainer
+    >>> from trl.rewards import accuracy_reward
+    >>> from datasets import load_dataset
+
+    >>> trainer = DAPOTrainer(
+    ...     model="Qwen/Qwen2.5-0.5B-Instruct",
+    ...     reward_funcs=accuracy_reward,
+    ...     train_dataset=load_dataset("trl-lib/DeepMath-103K", split="train"),
+    ... )
+    >>> trainer.train()
+    ```
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Policy, as for [`~trl.GRPOTrainer`].
+        reward_funcs (`RewardFunc | list[RewardFunc]`, *optional*):
+            Reward functions, as for [`~trl.GRPOTrainer`]. Soft overlong punishment is added behind them.
+        args ([`DAPOConfig`] or [`~trl.GRPOConfig`], *optional*):
+            Configuration. If `None`, all of DAPO with default values.
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
+            Prompts, as for [`~trl.GRPOTrainer`].
+        *rest, **kwargs:
+            All further arguments of [`~trl.GRPOTrainer`], from `eval_dataset` to `environment_factory`.
+    """
+
+    _tag_names = ["trl", "dapo"]  # noqa: RUF012
+    _name = "DAPO"
+    _paper = {  # noqa: RUF012
+        "title": "DAPO: An Open-Source LLM Reinforcement Learning System at Scale",
+        "id": "2503.14476",
+        "citation": textwrap.dedent("""\
+            @article{yu2025dapo,
+                title        = {{DAPO: An Open-Source LLM Reinforcement Learning System at Scale}},
+                author       = {Qiying Yu and Zheng Zhang and Ruofei Zhu and Yufeng Yuan and Xiaochen Zuo and others},
+                year         = 2025,
+                eprint       = {arXiv:2503.14476},
+            }"""),
+    }
+
+    args: DAPOConfig
+
+    def __init__(self, model, reward_funcs=None, args=None, train_dataset=None, *rest, **kwargs) -> None:
+        check_host()
+        args = _as_dapo_config(model, args)
+        _check_dataset(train_dataset, args)
+        self._round: Round | None = None
+        self._replay: _Replay | None = None
+        self._rollout_seconds = 0.0
+        self._update_seconds = 0.0
+        self._exhaustions = 0
+        self._last_rollout: dict[str, float] = {}
+        self._resting_environments: environments.Pool = {}
+        super().__init__(model, reward_funcs, args, train_dataset, *rest, **kwargs)
+        self._adds_length_penalty = self._add_length_penalty()
+        self._metric_columns, self._metric_weights = self._find_metric()
+        # Placeholder rows of an environment that makes up its prompts are all alike
+        self._stream = PromptStream(
+            self.train_dataset, args.seed, self.shuffle_dataset, distinct=train_dataset is not None
+        )
+        for line in args.inert_parts():
+            logger.warning(line)
+
+    # Seams of the host, in the order in which a rollout passes through them
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self.model.training:
+            return self._score_for_evaluation(inputs)
+        started = time.perf_counter()
+        output = self._train_on_settled(len(inputs)) if self.args.dynamic_sampling else self._train_on_all(inputs)
+        self._rollout_seconds = time.perf_counter() - started
+        self._log_rollout({"dapo/generation_seconds": self._slowest(self._rollout_seconds)})
+        return output
+
+    def _generate(self, prompts: list) -> Generation:
+        if self._replay is not None:
+            return self._replay.generation
+        generation = super()._generate(prompts)
+        if self._round is not None:
+            self._round.record_generation(prompts, generation)
+        return generation
+
+    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *rest, **kwargs):
+        if self._round is not None and not self._round.keeps_going:
+            # Of a candidate, only the rewards are needed; most of what dynamic sampling drops is never scored
+            return torch.zeros_like(input_ids[:, -logits_to_keep:], dtype=torch.float32), None, None
+        return super()._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, *rest, **kwargs
+        )
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
+        if self._replay is not None:
+            return self._replay.rewards
+        # The host warns of rows that no reward function applies to, and must not count the length penalty for that
+        with self._only_user_rewards():
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self._adds_length_penalty:
+            rewards = torch.cat([rewards, self._length_penalties(rewards, completion_ids_list)], dim=1)
+        if self._round is not None:
+            self._record_scores(inputs, rewards)
+            if not self._round.keeps_going:
+                raise _RoundScored
+        return rewards
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        started, self._rollout_seconds = time.perf_counter(), 0.0
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._update_seconds += time.perf_counter() - started - self._rollout_seconds
+        if self._step % self.current_gradient_accumulation_steps == 0:
+            self._log_rollout({"dapo/update_seconds": self._slowest(self._update_seconds)})
+            self._update_seconds = 0.0
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # A rollout feeds several updates; those after the first would have no `dapo/*` keys
+        if self.model.training and "train_runtime" not in logs:
+            for name, value in self._last_rollout.items():
+                self._metrics["train"].setdefault(name, [value])
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            state = {"version": STATE_VERSION, "prompts": self._stream.state_dict()}
+            (folder / STATE_FILE).write_text(json.dumps(state))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self.args.dynamic_sampling:
+            return
+        path = Path(checkpoint) / STATE_FILE
+        if not path.is_file():
+            logger.warning(f"{checkpoint} has no {STATE_FILE}: the prompts start again at the first of the dataset.")
+            return
+        state = json.loads(path.read_text())
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(
+                f"{path} has version {state.get('version')!r}, and this trl_dapo reads version {STATE_VERSION}. "
+                "Resume with the trl_dapo that wrote the checkpoint."
+            )
+        self._stream.load_state_dict(state["prompts"])
+
+    # A rollout
+
+    def _train_on_all(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """One pass of the host, watched: without dynamic sampling, every group is trained on."""
+        self._round = Round(keeps_going=True)
+        try:
+            output = super()._generate_and_score_completions(inputs)
+            candidates = Candidates(self.num_generations, self.accelerator.num_processes)
+            self._judge(candidates, self._round)
+        finally:
+            self._round = None
+        groups = list(range(len(candidates.informative)))
+        self._log_groups(candidates, Selection(groups, [False] * len(groups)), exhausted=False)
+        return output
+
+    def _train_on_settled(self, num_rows: int) -> dict[str, Any]:
+        """Generates until the batch is full or the rounds are spent, then lets the host score the kept rows once."""
+        wanted = num_rows * self.accelerator.num_processes // self.num_generations
+        candidates = self._generate_candidates(wanted)
+        selection = candidates.in_rank_order(select_groups(candidates.informative, wanted))
+        exhausted = any(selection.filler)
+        if exhausted:
+            self._tell_exhaustion(candidates, wanted)
+        output = self._score_kept(candidates, selection)
+        self._log_groups(candidates, selection, exhausted)
+        return output
+
+    def _generate_candidates(self, wanted: int) -> Candidates:
+        """Runs rounds of new prompts until `wanted` groups are informative, or no further round is allowed."""
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        # Every rank generates the same number of rows in every round; vLLM's server mode relies on it
+        granule = ranks // math.gcd(ranks, self.num_generations)
+        candidates = Candidates(self.num_generations, ranks)
+        self._stream.begin_batch()
+        size = wanted
+        while size:
+            places = self._stream.take(size, granule)
+            if not candidates.rounds and len(places) < wanted:
+                raise ValueError(_too_few_prompts(len(places), self.args))
+            if not places:
+                break
+            share = len(places) * self.num_generations // ranks
+            inputs = self._stream.rows(places, self.num_generations, slice(rank * share, (rank + 1) * share))
+            self._judge(candidates, self._run_candidate_round(inputs))
+            size = self._size_of_refill(candidates, wanted, granule)
+        return candidates
+
+    def _size_of_refill(self, candidates: Candidates, wanted: int, granule: int) -> int:
+        kept = sum(candidates.informative)
+        if kept >= wanted or candidates.refill_rounds >= self.args.max_refill_rounds:
+            return 0
+        return refill_size(wanted - kept, kept, len(candidates.informative), granule, limit=wanted)
+
+    def _run_candidate_round(self, inputs: list[dict[str, Any]]) -> Round:
+        """Runs the host's pass up to the rewards; what it logs on the way is kept apart."""
+        finished = self._round = Round(keeps_going=False)
+        logged, self._metrics["train"] = self._metrics["train"], defaultdict(list)
+        try:
+            super()._generate_and_score_completions(inputs)
+        except _RoundScored:
+            return finished
+        finally:
+            finished.host_metrics, self._metrics["train"] = self._metrics["train"], logged
+            self._round = None
+        raise RuntimeError("GRPOTrainer finished a candidate round without calculating rewards")
+
+    def _record_scores(self, inputs: list[dict[str, Any]], rewards: torch.Tensor) -> None:
+        finished = self._round
+        finished.record_inputs(inputs, self.environments)
+        finished.rewards = rewards.cpu()
+        ends = {*vars(self).get("eos_token_ids", [self._tokenizer.eos_token_id]), self._tokenizer.pad_token_id}
+        facts = [[row.trained_length, row.completion_ids[-1] not in ends] for row in finished.rows]
+        facts = gather(torch.tensor(facts, device=self.accelerator.device)).cpu()
+        finished.lengths, finished.truncated = facts[:, 0], facts[:, 1].bool()
+        if not finished.keeps_going:
+            for column in finished.record_extra_logs(self._pending_extra_logs):
+                logger.warning_once(f"`log_extra` column {column!r} is dropped: it has not one value per completion.")
+            finished.user_metrics = dict(self._pending_metrics)
+            self._pending_extra_logs.clear()
+            self._pending_metrics.clear()
+
+    def _judge(self, candidates: Candidates, finished: Round) -> None:
+        metric_B = raw_metric(finished.rewards[:, self._metric_columns], self._metric_weights)
+        live_B = ~finished.truncated if self.mask_truncated_completions else torch.ones_like(finished.truncated)
+        verdicts = judge_groups(
+            metric_B.view(-1, self.num_generations),
+            live_B.view(-1, self.num_generations),
+            self.args.dynamic_sampling_tolerance,
+        )
+        candidates.add(finished, verdicts)
+        if self.environments is not None and not finished.keeps_going:
+            self._set_kept_environments_aside(finished, verdicts.informative_P)
+
+    def _score_kept(self, candidates: Candidates, selection: Selection) -> dict[str, Any]:
+        """One ordinary pass of the host over the kept rows, with generation and rewards replayed."""
+        rank = self.accelerator.process_index
+        numbers = candidates.row_numbers(selection.groups)
+        rows = candidates.own_rows(selection.groups, rank)
+        mine = slice(rank * len(rows), (rank + 1) * len(rows))
+        filler = [drop for drop in selection.filler for _ in range(self.num_generations)]
+        rewards = candidates.column("rewards")[numbers].to(self.accelerator.device)
+        self._log_host_metrics(candidates, selection, numbers)
+        self._pending_extra_logs.update(merged_extra_logs(rows))
+        self._replay = _Replay(merged_generation(rows, filler[mine]), rewards)
+        try:
+            with self._finished_environments(rows):
+                output = super()._generate_and_score_completions([row.replay_inputs() for row in rows])
+        finally:
+            self._replay = None
+        if any(filler):
+            # A length penalty gives degenerate groups an advantage of their own
+            output["advantages"][torch.tensor(filler[mine], device=output["advantages"].device)] = 0.0
+            for position, drop in enumerate(filler):
+                if drop:
+                    self._logs["advantages"][position - len(filler)] = 0.0
+        return output
+
+    def _tell_exhaustion(self, candidates: Candidates, wanted: int) -> None:
+        kept, generated = sum(candidates.informative), len(candidates.informative)
+        message = (
+            f"Dynamic sampling found {kept} of {wanted} informative groups among {generated} generated in "
+            f"{len(candidates.rounds)} rounds at step {self.state.global_step}. "
+        )
+        if self.args.dynamic_sampling_on_exhaustion == "raise":
+            raise RuntimeError(
+                message + "Raise `max_refill_rounds`, use prompts of medium difficulty, or set "
+                "dynamic_sampling_on_exhaustion='fill'."
+            )
+        self._exhaustions += 1
+        # Filtering without refills is meant to leave groups out; otherwise once, twice, four, eight... times
+        if self.args.max_refill_rounds > 0 and self._exhaustions.bit_count() == 1:
+            logger.warning(
+                message + f"The other {wanted - kept} stay out of the loss. `dapo/exhausted` counts how often; see "
+                "`dapo/frac_all_correct` and `dapo/frac_all_wrong` for why."
+            )
+
+    # Rewards
+
+    def _add_length_penalty(self) -> bool:
+        """Appends TRL's soft overlong punishment behind the user's reward functions, unless he brings it himself."""
+        if not self.args.soft_overlong_punishment:
+            return False
+        if soft_overlong_punishments(self.reward_func_names):
+            logger.warning(
+                f"`reward_funcs` has a {LENGTH_PENALTY} of its own: that of `soft_overlong_punishment` stands back, and "
+                "dynamic sampling does not look at yours. `soft_punish_cache` and `overlong_penalty_factor` are not used."
+            )
+            return False
+        # New lists: the host's are those that the user passed
+        penalty = soft_overlong_punishment(self.max_completion_length, self.args.soft_punish_cache)
+        self.reward_funcs = [*self.reward_funcs, penalty]
+        self.reward_func_names = [*self.reward_func_names, LENGTH_PENALTY]
+        self.reward_processing_classes = [*self.reward_processing_classes, None]
+        self.reward_weights = torch.cat([self.reward_weights, torch.tensor([self.args.overlong_penalty_factor])])
+        return True
+
+    def _find_metric(self) -> tuple[list[int], torch.Tensor]:
+        """Returns the reward columns that dynamic sampling looks at, and their weights."""
+        name, names = self.args.dynamic_sampling_metric, self.reward_func_names
+        if name is not None:
+            if names.count(name) != 1:
+                raise ValueError(
+                    f"dynamic_sampling_metric={name!r} must name one reward function; there are {names.count(name)} of "
+                    f"that name among {names}."
+                )
+            return [names.index(name)], torch.ones(1)
+        shaping = soft_overlong_punishments(names)
+        columns = [column for column in range(len(names)) if column not in shaping]
+        if not columns and self.args.dynamic_sampling:
+            raise ValueError(
+                f"dynamic_sampling=True has nothing to look at: the reward functions {names} are length penalties only. "
+                "Add one that scores the completion, or set dynamic_sampling=False."
+            )
+        return columns, self.reward_weights[columns]
+
+    @contextmanager
+    def _only_user_rewards(self) -> Iterator[None]:
+        if not self._adds_length_penalty:
+            yield
+            return
+        names = ("reward_funcs", "reward_func_names", "reward_processing_classes")
+        full = {name: getattr(self, name) for name in names}
+        try:
+            for name in names:
+                setattr(self, name, full[name][:-1])
+            yield
+        finally:
+            for name in names:
+                setattr(self, name, full[name])
+
+    def _length_penalties(self, rewards: torch.Tensor, completion_ids_list: list[list[int]]) -> torch.Tensor:
+        """Returns the column of the length penalty, shape `(B, 1)`: NaN, "does not apply", for unscored rows."""
+        if not self.model.training:
+            # Evaluation reports the reward as the user defined it
+            return torch.full_like(rewards[:, :1], torch.nan)
+        penalties = torch.tensor(self.reward_funcs[-1](completion_ids=completion_ids_list), device=rewards.device)
+        penalties = gather(penalties.to(rewards.dtype))
+        return penalties.masked_fill(rewards.isnan().all(dim=1), torch.nan).unsqueeze(1)
+
+    def _score_for_evaluation(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        if self._adds_length_penalty:
+            for statistic in ("mean", "std"):
+                self._metrics["eval"].pop(f"rewards/{LENGTH_PENALTY}/{statistic}", None)
+        return output
+
+    # Environments
+
+    def _set_kept_environments_aside(self, finished: Round, informative_P: torch.Tensor) -> None:
+        share = len(finished.rows)
+        kept_B = informative_P.repeat_interleave(self.num_generations)
+        mine = kept_B[self.accelerator.process_index * share :][:share].tolist()
+        instances = [row.environment for row, kept in zip(finished.rows, mine, strict=True) if kept]
+        self._environment_pool, aside = environments.set_aside(self._environment_pool, instances)
+        self._resting_environments = environments.merged(self._resting_environments, aside)
+
+    @contextmanager
+    def _finished_environments(self, rows: list) -> Iterator[None]:
+        """Lets the host pass over the rows without resetting anything; afterwards their environments are in place."""
+        if self.environment_factories is None:
+            yield
+            return
+        pool = environments.merged(self._resting_environments, self._environment_pool)
+        self._resting_environments = {}
+        names = [row.inputs.get("environment") if self._multi_environment else None for row in rows]
+        self._environment_pool = environments.finished(names)
+        try:
+            yield
+        finally:
+            self._environment_pool = pool
+            self.environments = [row.environment for row in rows]
+
+    # Logs
+
+    def _log_host_metrics(self, candidates: Candidates, selection: Selection, numbers: list[int]) -> None:
+        """Gives TRL's own keys the kept rows' values, once."""
+        train = self._metrics["train"]
+        generated = weighted_means((one.host_metrics, len(one.rows)) for one in candidates.rounds)
+        trained = length_metrics(candidates.column("lengths")[numbers], candidates.column("truncated")[numbers])
+        for name, value in {**generated, **trained}.items():
+            train[name].append(value)
+        train["num_tokens"] = [self.state.num_input_tokens_seen]
+        shares = candidates.kept_shares(selection.groups)
+        logged = weighted_means(
+            (one.user_metrics, share) for one, share in zip(candidates.rounds, shares, strict=True)
+        )
+        self._pending_metrics.update({name: [value] for name, value in logged.items()})
+
+    def _log_groups(self, candidates: Candidates, selection: Selection, exhausted: bool) -> None:
+        rewards = candidates.column("rewards")
+        penalties = soft_overlong_punishments(self.reward_func_names)
+        kept = candidates.row_numbers(selection.groups)
+        teaches = [candidates.informative[group] for group in selection.groups]
+        self._log_rollout(
+            rollout_metrics(
+                Generated(
+                    metric_B=raw_metric(rewards[:, self._metric_columns], self._metric_weights),
+                    lengths_B=candidates.column("lengths"),
+                    truncated_B=candidates.column("truncated"),
+                    verdicts=candidates.verdicts,
+                    refill_rounds=candidates.refill_rounds,
+                ),
+                Trained(
+                    informative_groups=sum(teaches),
+                    exhausted=exhausted,
+                    length_penalties_B=rewards[kept][:, penalties].sum(dim=1),
+                    updates_per_rollout=self.args.updates_between_generations,
+                ),
+            )
+        )
+
+    def _log_rollout(self, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self._metrics["train"][name].append(value)
+        self._last_rollout.update(metrics)
+
+    def _slowest(self, seconds: float) -> float:
+        """Returns the largest of all ranks' seconds: the one that the others wait for."""
+        return gather(torch.tensor([seconds], device=self.accelerator.device)).max().item()
+
+
+def _as_dapo_config(model: Any, args: GRPOConfig | None) -> DAPOConfig:
+    if args is None:
+        name = model if isinstance(model, str) else get_config_model_id(model.config)
+        return DAPOConfig(f"{name.split('/')[-1]}-DAPO")
+    if isinstance(args, DAPOConfig):
+        return args
+    promoted, changes = DAPOConfig.from_grpo_config(args)
+    for line in changes:
+        logger.warning(f"GRPOConfig promoted to DAPOConfig: {line}")
+    return promoted
+
+
+def _check_dataset(dataset: Any, args: DAPOConfig) -> None:
+    """Raises for a dataset that could not fill one batch with different prompts; TRL would train for 0 steps."""
+    if isinstance(dataset, Dataset) and len(dataset) * args.num_generations < args.generation_batch_size:
+        raise ValueError(_too_few_prompts(len(dataset), args))
+
+
+def _too_few_prompts(found: int, args: DAPOConfig) -> str:
+    needed = args.generation_batch_size // args.num_generations
+    return (
+        f"`train_dataset` has {found} prompts, and a generation batch needs {needed} different ones: "
+        f"generation_batch_size={args.generation_batch_size} / num_generations={args.num_generations}. Add prompts, or "
+        "lower `updates_per_rollout`, `steps_per_generation` or `generation_batch_size`."
+    )
+
+
+DAPOTrainer.__init__.__signature__ = inspect.signature(GRPOTrainer.__init__)  # type: ignore[attr-defined]
