@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import trl
-from tiny import plain_dataset, snapshot, tiny_args, tiny_model, tiny_tokenizer
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from tiny import plain_dataset, snapshot, tiny_args, tiny_model, tiny_tokenizer
 from trl_dapo import DAPOConfig
 
 
@@ -98,4 +97,23 @@ def assert_same_tensors(first: dict[str, torch.Tensor], second: dict[str, torch.
         assert torch.equal(tensor, second[name]), name
 
 
-trl_version = trl.__version__
+def record_rollouts(trainer: GRPOTrainer) -> list[dict[str, Any]]:
+    """The list that each rollout's output is appended to, with the rows' decoded prompts as `prompts`."""
+    rollouts: list[dict[str, Any]] = []
+    host = trainer._generate_and_score_completions
+
+    def recorded(inputs):
+        output = host(inputs)
+        tokenizer = trainer._tokenizer
+        prompts = [tokenizer.decode(ids[ids != tokenizer.pad_token_id]) for ids in output["prompt_ids"]]
+        rollouts.append({**output, "prompts": prompts})
+        return output
+
+    trainer._generate_and_score_completions = recorded
+    return rollouts
+
+
+def loss_mask(rollout: dict[str, Any]) -> torch.Tensor:
+    """Which tokens of a rollout enter the loss, shape `(B, T)`."""
+    mask = rollout["completion_mask"]
+    return mask * rollout["tool_mask"] if "tool_mask" in rollout else mask

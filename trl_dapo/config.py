@@ -7,12 +7,14 @@ invariant: after construction the toggles and TRL's fields tell the same story.
 
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from trl import GRPOConfig
 
 from .rewards.overlong import default_soft_punish_cache
 
+
+T = TypeVar("T")
 
 TOGGLES = (
     "overlong_filtering",
@@ -145,14 +147,14 @@ class DAPOConfig(GRPOConfig):
         default="constant_with_warmup",
         metadata={"help": "Learning rate schedule; the paper's is constant after a warm-up."},
     )
-    warmup_steps: float | None = field(  # ty: ignore[invalid-assignment]
+    warmup_steps: float | None = field(  # ty: ignore[incompatible-attribute-override]
         default=None,
         metadata={"help": "Warm-up in optimizer steps. By default the paper's 20 rollouts."},
     )
-    mask_truncated_completions: bool | None = field(  # ty: ignore[invalid-assignment]
+    mask_truncated_completions: bool | None = field(  # ty: ignore[incompatible-attribute-override]
         default=None, metadata={"help": "Follows overlong_filtering."}
     )
-    loss_type: str | None = field(  # ty: ignore[invalid-assignment]
+    loss_type: str | None = field(  # ty: ignore[incompatible-attribute-override]
         default=None, metadata={"help": "'dapo' with token_level_loss, else 'grpo'; or another type of TRL."}
     )
 
@@ -168,7 +170,8 @@ class DAPOConfig(GRPOConfig):
     @classmethod
     def naive_grpo(cls, *args: Any, **kwargs: Any) -> Self:
         """Returns a config with all five toggles off: the first row of the paper's Table 1."""
-        return cls(*args, **{**dict.fromkeys(TOGGLES, False), **kwargs})
+        values: dict[str, Any] = {**dict.fromkeys(TOGGLES, False), **kwargs}
+        return cls(*args, **values)
 
     @classmethod
     def ladder(cls, output_dir: str = "trainer_output", **kwargs: Any) -> list[Self]:
@@ -181,7 +184,8 @@ class DAPOConfig(GRPOConfig):
         for row, name in enumerate(LADDER):
             toggles = {toggle: position < row for position, toggle in enumerate(TOGGLES)}
             folder = f"{row}-" + name.removeprefix("+ ").replace(" ", "-").lower()
-            configs.append(cls(str(Path(output_dir) / folder), **{**kwargs, **toggles}))
+            values: dict[str, Any] = {**kwargs, **toggles}
+            configs.append(cls(str(Path(output_dir) / folder), **values))
         return configs
 
     @classmethod
@@ -202,7 +206,9 @@ class DAPOConfig(GRPOConfig):
         for name in ("mask_truncated_completions", "epsilon_high", "loss_type"):
             if not _is_set(config, name):
                 setattr(promoted, name, None)
-        promoted.updates_per_rollout = max(1, config.steps_per_generation // config.gradient_accumulation_steps)
+        promoted.updates_per_rollout = max(
+            1, settled(config.steps_per_generation) // config.gradient_accumulation_steps
+        )
         if not _is_set(config, "lr_scheduler_type"):
             promoted.lr_scheduler_type = type(config.lr_scheduler_type)("constant_with_warmup")
             if not _is_set(config, "warmup_steps"):
@@ -233,7 +239,7 @@ class DAPOConfig(GRPOConfig):
     @property
     def updates_between_generations(self) -> float:
         """Optimizer updates from one rollout to the next, `num_iterations` passes over it included."""
-        return self.steps_per_generation * self.num_iterations / self.gradient_accumulation_steps
+        return settled(self.steps_per_generation) * self.num_iterations / self.gradient_accumulation_steps
 
     def inert_parts(self) -> list[str]:
         """Returns one line for each part that is on and cannot have the effect that its name promises."""
@@ -244,16 +250,16 @@ class DAPOConfig(GRPOConfig):
             lines.append(
                 "`clip_higher` has no effect: with one optimizer update per rollout the importance ratio is exactly 1. "
                 f"Raise `steps_per_generation` ({self.steps_per_generation}) to a multiple of "
-                f"`gradient_accumulation_steps` ({self.gradient_accumulation_steps}); the paper makes 16 updates per "
-                f"rollout, steps_per_generation={16 * self.gradient_accumulation_steps}."
+                f"`gradient_accumulation_steps` ({self.gradient_accumulation_steps}): "
+                f"{16 * self.gradient_accumulation_steps} is the paper's 16 updates per rollout."
             )
-        if self.soft_overlong_punishment and self.soft_punish_cache >= self.max_completion_length:
+        if self.soft_overlong_punishment and settled(self.soft_punish_cache) >= settled(self.max_completion_length):
             lines.append(
                 f"`soft_overlong_punishment` is not soft: soft_punish_cache={self.soft_punish_cache} is not below "
-                f"max_completion_length={self.max_completion_length}, so that every completion is penalised for each "
-                "of its tokens."
+                f"max_completion_length={self.max_completion_length}, so that every token of every completion is "
+                "penalised."
             )
-        if 0 < self.max_steps < 2 * self.warmup_steps:
+        if 0 < self.max_steps < 2 * settled(self.warmup_steps):
             lines.append(
                 f"Warm-up takes {self.warmup_steps:g} of {self.max_steps} optimizer steps. Lower `warmup_steps` "
                 "(by default the paper's 20 rollouts)."
@@ -282,9 +288,9 @@ class DAPOConfig(GRPOConfig):
         self._settle_clip_higher()
         self._settle_token_level_loss()
         if self.soft_punish_cache is None:
-            self.soft_punish_cache = default_soft_punish_cache(self.max_completion_length)
+            self.soft_punish_cache = default_soft_punish_cache(settled(self.max_completion_length))
         if self.updates_per_rollout is None:
-            self.updates_per_rollout = max(1, self.steps_per_generation // self.gradient_accumulation_steps)
+            self.updates_per_rollout = max(1, settled(self.steps_per_generation) // self.gradient_accumulation_steps)
 
     def _settle_overlong_filtering(self) -> None:
         if self.mask_truncated_completions is None:
@@ -305,7 +311,7 @@ class DAPOConfig(GRPOConfig):
                     "clip_higher=False."
                 )
             self.epsilon_high = PAPER_EPSILON_HIGH
-        if self.clip_higher and not self.epsilon_high > self.epsilon:
+        if self.clip_higher and not settled(self.epsilon_high) > self.epsilon:
             raise ValueError(
                 f"clip_higher=True contradicts epsilon_high={self.epsilon_high}, which is not above "
                 f"epsilon={self.epsilon}. Raise `epsilon_high` or set clip_higher=False."
@@ -322,12 +328,12 @@ class DAPOConfig(GRPOConfig):
         agreeing = TOKEN_LEVEL_LOSSES if self.token_level_loss else SEQUENCE_LEVEL_LOSSES
         if self.loss_type in TOKEN_LEVEL_LOSSES + SEQUENCE_LEVEL_LOSSES and self.loss_type not in agreeing:
             raise ValueError(
-                f"token_level_loss={self.token_level_loss} contradicts loss_type={self.loss_type!r}. Leave `loss_type` "
-                f"out, choose one of {list(agreeing)}, or set token_level_loss={not self.token_level_loss}."
+                f"token_level_loss={self.token_level_loss} contradicts loss_type={self.loss_type!r}. Leave "
+                f"`loss_type` out, choose one of {list(agreeing)}, or set token_level_loss={not self.token_level_loss}."
             )
 
     def _check_parameters(self) -> None:
-        if self.soft_punish_cache < 1:
+        if settled(self.soft_punish_cache) < 1:
             raise ValueError(
                 f"`soft_punish_cache` must be at least 1 token, got {self.soft_punish_cache}. To have no length "
                 "penalty set soft_overlong_punishment=False."
@@ -339,6 +345,11 @@ class DAPOConfig(GRPOConfig):
             raise ValueError(
                 f"`dynamic_sampling_on_exhaustion` must be 'fill' or 'raise', got "
                 f"{self.dynamic_sampling_on_exhaustion!r}."
+            )
+        if self.dynamic_sampling_on_exhaustion == "raise" and self.max_refill_rounds == 0:
+            raise ValueError(
+                "max_refill_rounds=0 contradicts dynamic_sampling_on_exhaustion='raise': without refills, the first "
+                "degenerate group would end the run. Set 'fill', or allow refills."
             )
 
     def _changes_since(self, config: GRPOConfig) -> list[str]:
@@ -370,6 +381,13 @@ def toggles_beside(values: dict[str, Any]) -> dict[str, bool]:
         "token_level_loss": loss_type not in SEQUENCE_LEVEL_LOSSES,
         "dynamic_sampling": True,
     }
+
+
+def settled(value: T | None) -> T:
+    """Returns a field that may be left out by the user and never is after construction."""
+    if value is None:
+        raise RuntimeError("this field of the config is settled at construction, and the config was not constructed")
+    return value
 
 
 def _is_set(config: GRPOConfig, name: str) -> bool:

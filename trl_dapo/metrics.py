@@ -1,8 +1,8 @@
 """
 The `dapo/*` numbers of a rollout, from counts.
 
-Pure. Two families that must not be mixed: what was *generated* (every candidate) and what was *trained on* (the rows of
-the final batch). `docs/metrics.md` says of each what is normal and what to do when it is not.
+Pure. Two families that must not be mixed: what was *generated* (every candidate) and what was *trained on* (the rows
+of the final batch). `docs/metrics.md` says of each what is normal and what to do when it is not.
 """
 
 from dataclasses import dataclass
@@ -63,8 +63,8 @@ def length_metrics(lengths_B: torch.Tensor, truncated_B: torch.Tensor) -> dict[s
     """
     Returns TRL's `completions/*` metrics for the rows of the final batch.
 
-    TRL computes them where it generates, which with dynamic sampling is before it is known what is trained on. Statistics
-    of terminated rows are 0 where every row was truncated, as in TRL.
+    TRL computes them where it generates, which with dynamic sampling is before it is known what is trained on.
+    Statistics of terminated rows are 0 where every row was truncated, as in TRL.
 
     Args:
         lengths_B (`torch.Tensor`):

@@ -1,10 +1,11 @@
 """
 `DAPOTrainer`: TRL's `GRPOTrainer` with a batch that is settled before TRL scores it.
 
-Clip-higher, token-level loss and overlong filtering are TRL's own, switched on by [`DAPOConfig`]. What is added here is
-dynamic sampling and the length penalty's column. Candidate rounds run TRL's generation and reward code and stop there;
-then one ordinary pass of TRL's replays the kept rows, so that log-probs, advantages, denominators and logs remain TRL's
-and are computed for what is trained on. The invariant: with every toggle off, each host method runs as it stands.
+Clip-higher, token-level loss and overlong filtering are TRL's own, switched on by [`DAPOConfig`]. What is added here
+is dynamic sampling and the length penalty's column. Candidate rounds run TRL's generation and reward code and stop
+there; then one ordinary pass of TRL's replays the kept rows, so that log-probs, advantages, denominators and logs
+remain TRL's and are computed for what is trained on. The invariant: with every toggle off, each host method runs as it
+stands.
 """
 
 import inspect
@@ -13,7 +14,7 @@ import math
 import textwrap
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +23,19 @@ from typing import Any
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import get_config_model_id
 
 from . import environments
 from .compat import check_host
-from .config import DAPOConfig
+from .config import DAPOConfig, settled
 from .metrics import Generated, Trained, length_metrics, rollout_metrics
-from .rewards.overlong import NAME as LENGTH_PENALTY
-from .rewards.overlong import soft_overlong_punishment, soft_overlong_punishments
+from .planning import check_dataset, too_few_prompts
+from .rewards.columns import LENGTH_PENALTY, length_penalties, metric_columns
+from .rewards.overlong import soft_overlong_punishment
 from .sampling.candidates import Candidates
 from .sampling.groups import Selection, judge_groups, raw_metric, refill_size, select_groups
 from .sampling.prompts import PromptStream
@@ -106,11 +109,17 @@ class DAPOTrainer(GRPOTrainer):
     }
 
     args: DAPOConfig
+    # Optional in the host's types, never in fact
+    model: PreTrainedModel
+    num_generations: int
+    max_completion_length: int
+    train_dataset: Dataset | IterableDataset
+    reward_processing_classes: list
 
     def __init__(self, model, reward_funcs=None, args=None, train_dataset=None, *rest, **kwargs) -> None:
         check_host()
         args = _as_dapo_config(model, args)
-        _check_dataset(train_dataset, args)
+        check_dataset(train_dataset, args)
         self._round: Round | None = None
         self._replay: _Replay | None = None
         self._rollout_seconds = 0.0
@@ -120,10 +129,10 @@ class DAPOTrainer(GRPOTrainer):
         self._resting_environments: environments.Pool = {}
         super().__init__(model, reward_funcs, args, train_dataset, *rest, **kwargs)
         self._adds_length_penalty = self._add_length_penalty()
-        self._metric_columns, self._metric_weights = self._find_metric()
+        self._metric_columns = metric_columns(self.reward_func_names, args)
         # Placeholder rows of an environment that makes up its prompts are all alike
         self._stream = PromptStream(
-            self.train_dataset, args.seed, self.shuffle_dataset, distinct=train_dataset is not None
+            self.train_dataset, args.seed, bool(self.shuffle_dataset), distinct=train_dataset is not None
         )
         for line in args.inert_parts():
             logger.warning(line)
@@ -164,7 +173,7 @@ class DAPOTrainer(GRPOTrainer):
         if self._adds_length_penalty:
             rewards = torch.cat([rewards, self._length_penalties(rewards, completion_ids_list)], dim=1)
         if self._round is not None:
-            self._record_scores(inputs, rewards)
+            self._record_scores(self._round, inputs, rewards)
             if not self._round.keeps_going:
                 raise _RoundScored
         return rewards
@@ -246,7 +255,7 @@ class DAPOTrainer(GRPOTrainer):
         while size:
             places = self._stream.take(size, granule)
             if not candidates.rounds and len(places) < wanted:
-                raise ValueError(_too_few_prompts(len(places), self.args))
+                raise ValueError(too_few_prompts(len(places), self.args))
             if not places:
                 break
             share = len(places) * self.num_generations // ranks
@@ -274,8 +283,7 @@ class DAPOTrainer(GRPOTrainer):
             self._round = None
         raise RuntimeError("GRPOTrainer finished a candidate round without calculating rewards")
 
-    def _record_scores(self, inputs: list[dict[str, Any]], rewards: torch.Tensor) -> None:
-        finished = self._round
+    def _record_scores(self, finished: Round, inputs: list[dict[str, Any]], rewards: torch.Tensor) -> None:
         finished.record_inputs(inputs, self.environments)
         finished.rewards = rewards.cpu()
         ends = {*vars(self).get("eos_token_ids", [self._tokenizer.eos_token_id]), self._tokenizer.pad_token_id}
@@ -290,7 +298,7 @@ class DAPOTrainer(GRPOTrainer):
             self._pending_metrics.clear()
 
     def _judge(self, candidates: Candidates, finished: Round) -> None:
-        metric_B = raw_metric(finished.rewards[:, self._metric_columns], self._metric_weights)
+        metric_B = self._raw_metric(finished.rewards)
         live_B = ~finished.truncated if self.mask_truncated_completions else torch.ones_like(finished.truncated)
         verdicts = judge_groups(
             metric_B.view(-1, self.num_generations),
@@ -350,41 +358,30 @@ class DAPOTrainer(GRPOTrainer):
         """Appends TRL's soft overlong punishment behind the user's reward functions, unless he brings it himself."""
         if not self.args.soft_overlong_punishment:
             return False
-        if soft_overlong_punishments(self.reward_func_names):
+        if length_penalties(self.reward_func_names):
             logger.warning(
-                f"`reward_funcs` has a {LENGTH_PENALTY} of its own: that of `soft_overlong_punishment` stands back, and "
-                "dynamic sampling does not look at yours. `soft_punish_cache` and `overlong_penalty_factor` are not used."
+                f"`reward_funcs` has a {LENGTH_PENALTY} of its own: that of soft_overlong_punishment=True stands back, "
+                "and dynamic sampling does not look at yours. `soft_punish_cache` and `overlong_penalty_factor` are "
+                "not used."
             )
             return False
         # New lists: the host's are those that the user passed
-        penalty = soft_overlong_punishment(self.max_completion_length, self.args.soft_punish_cache)
-        self.reward_funcs = [*self.reward_funcs, penalty]
+        self._length_penalty = soft_overlong_punishment(
+            self.max_completion_length, settled(self.args.soft_punish_cache)
+        )
+        self.reward_funcs = [*self.reward_funcs, self._length_penalty]
         self.reward_func_names = [*self.reward_func_names, LENGTH_PENALTY]
         self.reward_processing_classes = [*self.reward_processing_classes, None]
         self.reward_weights = torch.cat([self.reward_weights, torch.tensor([self.args.overlong_penalty_factor])])
         return True
 
-    def _find_metric(self) -> tuple[list[int], torch.Tensor]:
-        """Returns the reward columns that dynamic sampling looks at, and their weights."""
-        name, names = self.args.dynamic_sampling_metric, self.reward_func_names
-        if name is not None:
-            if names.count(name) != 1:
-                raise ValueError(
-                    f"dynamic_sampling_metric={name!r} must name one reward function; there are {names.count(name)} of "
-                    f"that name among {names}."
-                )
-            return [names.index(name)], torch.ones(1)
-        shaping = soft_overlong_punishments(names)
-        columns = [column for column in range(len(names)) if column not in shaping]
-        if not columns and self.args.dynamic_sampling:
-            raise ValueError(
-                f"dynamic_sampling=True has nothing to look at: the reward functions {names} are length penalties only. "
-                "Add one that scores the completion, or set dynamic_sampling=False."
-            )
-        return columns, self.reward_weights[columns]
+    def _raw_metric(self, rewards: torch.Tensor) -> torch.Tensor:
+        named = self.args.dynamic_sampling_metric is not None
+        weights = torch.ones(1) if named else self.reward_weights[self._metric_columns].cpu()
+        return raw_metric(rewards[:, self._metric_columns], weights)
 
     @contextmanager
-    def _only_user_rewards(self) -> Iterator[None]:
+    def _only_user_rewards(self) -> Generator[None]:
         if not self._adds_length_penalty:
             yield
             return
@@ -403,7 +400,7 @@ class DAPOTrainer(GRPOTrainer):
         if not self.model.training:
             # Evaluation reports the reward as the user defined it
             return torch.full_like(rewards[:, :1], torch.nan)
-        penalties = torch.tensor(self.reward_funcs[-1](completion_ids=completion_ids_list), device=rewards.device)
+        penalties = torch.tensor(self._length_penalty(completion_ids=completion_ids_list), device=rewards.device)
         penalties = gather(penalties.to(rewards.dtype))
         return penalties.masked_fill(rewards.isnan().all(dim=1), torch.nan).unsqueeze(1)
 
@@ -425,7 +422,7 @@ class DAPOTrainer(GRPOTrainer):
         self._resting_environments = environments.merged(self._resting_environments, aside)
 
     @contextmanager
-    def _finished_environments(self, rows: list) -> Iterator[None]:
+    def _finished_environments(self, rows: list) -> Generator[None]:
         """Lets the host pass over the rows without resetting anything; afterwards their environments are in place."""
         if self.environment_factories is None:
             yield
@@ -458,13 +455,13 @@ class DAPOTrainer(GRPOTrainer):
 
     def _log_groups(self, candidates: Candidates, selection: Selection, exhausted: bool) -> None:
         rewards = candidates.column("rewards")
-        penalties = soft_overlong_punishments(self.reward_func_names)
+        penalties = length_penalties(self.reward_func_names)
         kept = candidates.row_numbers(selection.groups)
         teaches = [candidates.informative[group] for group in selection.groups]
         self._log_rollout(
             rollout_metrics(
                 Generated(
-                    metric_B=raw_metric(rewards[:, self._metric_columns], self._metric_weights),
+                    metric_B=self._raw_metric(rewards),
                     lengths_B=candidates.column("lengths"),
                     truncated_B=candidates.column("truncated"),
                     verdicts=candidates.verdicts,
@@ -501,19 +498,5 @@ def _as_dapo_config(model: Any, args: GRPOConfig | None) -> DAPOConfig:
     return promoted
 
 
-def _check_dataset(dataset: Any, args: DAPOConfig) -> None:
-    """Raises for a dataset that could not fill one batch with different prompts; TRL would train for 0 steps."""
-    if isinstance(dataset, Dataset) and len(dataset) * args.num_generations < args.generation_batch_size:
-        raise ValueError(_too_few_prompts(len(dataset), args))
-
-
-def _too_few_prompts(found: int, args: DAPOConfig) -> str:
-    needed = args.generation_batch_size // args.num_generations
-    return (
-        f"`train_dataset` has {found} prompts, and a generation batch needs {needed} different ones: "
-        f"generation_batch_size={args.generation_batch_size} / num_generations={args.num_generations}. Add prompts, or "
-        "lower `updates_per_rollout`, `steps_per_generation` or `generation_batch_size`."
-    )
-
-
-DAPOTrainer.__init__.__signature__ = inspect.signature(GRPOTrainer.__init__)  # type: ignore[attr-defined]
+# For `help()` and editors: the constructor takes what the host's takes
+setattr(DAPOTrainer.__init__, "__signature__", inspect.signature(GRPOTrainer.__init__))  # noqa: B010

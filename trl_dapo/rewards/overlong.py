@@ -2,7 +2,7 @@
 Soft overlong punishment: TRL's own reward function, with the paper's widths.
 
 Eq. 13 of the DAPO paper (https://huggingface.co/papers/2503.14476) adds a length penalty to the reward. It shapes the
-advantage and must never decide which groups are informative, so here is also how to recognise it.
+advantage; it never decides which groups are informative.
 """
 
 from collections.abc import Callable
@@ -13,15 +13,13 @@ from trl.rewards import get_soft_overlong_punishment
 # §4.1 of the paper: 16,384 expected tokens and 4,096 of cache make a maximum of 20,480
 PAPER_CACHE_SHARE = 4096 / 20480
 
-NAME = "soft_overlong_punishment_reward"
-
 
 def default_soft_punish_cache(max_completion_length: int) -> int:
     """Returns the width of the penalised band in tokens: the paper's share of `max_completion_length`, at least 1."""
     return max(1, round(PAPER_CACHE_SHARE * max_completion_length))
 
 
-def soft_overlong_punishment(max_completion_length: int, soft_punish_cache: int) -> Callable:
+def soft_overlong_punishment(max_completion_length: int, soft_punish_cache: int) -> Callable[..., list[float]]:
     """
     Returns TRL's soft overlong punishment as a reward function of completion lengths, with values from -1 to 0.
 
@@ -32,8 +30,3 @@ def soft_overlong_punishment(max_completion_length: int, soft_punish_cache: int)
             Width in tokens of the penalised band below it, L_cache.
     """
     return get_soft_overlong_punishment(max_completion_len=max_completion_length, soft_punish_cache=soft_punish_cache)
-
-
-def soft_overlong_punishments(reward_func_names: list[str]) -> list[int]:
-    """Returns the columns that are soft overlong punishments, by the name that TRL gives them."""
-    return [column for column, name in enumerate(reward_func_names) if name == NAME]

@@ -1,9 +1,9 @@
 """
 All rounds of one rollout as one table of groups, and the way from chosen groups back to their rows.
 
-Groups are numbered in order of generation over all rounds. A round's rows are laid out as TRL lays out a batch: contiguous
-groups, cut into equal parts, one per rank; a group may straddle two ranks. The invariant: the table is the same on every
-rank, except for the rows themselves.
+Groups are numbered in order of generation over all rounds. A round's rows are laid out as TRL lays out a batch:
+contiguous groups, cut into equal parts, one per rank; a group may straddle two ranks. The invariant: the table is the
+same on every rank, except for the rows themselves.
 
 Letters: B rows, P groups, G generations, F reward functions.
 """

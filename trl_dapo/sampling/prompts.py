@@ -1,9 +1,9 @@
 """
 The prompt stream: one order of prompts from which every generation round draws, first rounds and refills alike.
 
-TRL's dataloader repeats each batch `steps_per_generation * num_iterations` times, so it cannot serve refills. The stream
-reads the dataset itself, in the order in which TRL's sampler would, and continues after each refill where it stopped. The
-invariant: its next prompt is a function of the seed and of its position, on every rank alike.
+TRL's dataloader repeats each batch `steps_per_generation * num_iterations` times, so it cannot serve refills. The
+stream reads the dataset itself, in the order in which TRL's sampler would, and continues after each refill where it
+stopped. The invariant: its next prompt is a function of the seed and of its position, on every rank alike.
 """
 
 import copy

@@ -10,7 +10,7 @@ Letters: B rows of all ranks in a round, b rows of this rank, F reward functions
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -152,7 +152,7 @@ def own_rows(rows: list[Row | None], sources: list[tuple[int, int]], rank: int) 
 def _without_environment(row: Row | None) -> Row:
     if row is None:
         raise RuntimeError("a row was to be sent by a rank that does not hold it")
-    return Row(**{**vars(row), "environment": None})
+    return replace(row, environment=None)
 
 
 def merged_generation(rows: list[Row], filler: list[bool]) -> Generation:

@@ -1,0 +1,91 @@
+"""
+Batch arithmetic before a run starts: how many prompts, completions and updates a rollout has.
+
+A config in, numbers and sentences out; nothing here changes what it is given.
+"""
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+
+from .config import DAPOConfig, settled
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """
+    The numbers of one rollout, over all processes.
+
+    Attributes:
+        prompts (`int`):
+            Groups trained on.
+        completions (`int`):
+            Rows trained on: `prompts * num_generations`.
+        update_rows (`int`):
+            Rows of one optimizer update.
+        updates (`float`):
+            Optimizer updates until the next rollout.
+        most_completions (`int`):
+            Rows generated at most, with all refill rounds at full size.
+    """
+
+    prompts: int
+    completions: int
+    update_rows: int
+    updates: float
+    most_completions: int
+
+
+def batch_plan(args: DAPOConfig) -> BatchPlan:
+    """Returns the batch arithmetic of a config on the number of processes that it was made for."""
+    completions = settled(args.generation_batch_size)
+    rounds = 1 + (args.max_refill_rounds if args.dynamic_sampling else 0)
+    return BatchPlan(
+        prompts=completions // settled(args.num_generations),
+        completions=completions,
+        update_rows=args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
+        updates=args.updates_between_generations,
+        most_completions=rounds * completions,
+    )
+
+
+def describe(plan: BatchPlan, args: DAPOConfig) -> list[str]:
+    """Returns the plan as lines of text, each with the product that it comes from."""
+    return [
+        f"rollout      {plan.prompts} prompts x {args.num_generations} generations = {plan.completions} completions "
+        f"of up to {args.max_completion_length} tokens",
+        f"update       {args.per_device_train_batch_size} per device x {args.world_size} processes x "
+        f"{args.gradient_accumulation_steps} accumulation steps = {plan.update_rows} completions",
+        f"updates      {args.steps_per_generation} steps per generation x {args.num_iterations} iterations / "
+        f"{args.gradient_accumulation_steps} accumulation steps = {plan.updates:g} per rollout",
+        f"refills      at most {args.max_refill_rounds if args.dynamic_sampling else 0} rounds: at most "
+        f"{plan.most_completions} completions per rollout",
+    ]
+
+
+def check_dataset(dataset: Any, args: DAPOConfig) -> None:
+    """
+    Raises for a dataset that cannot fill one batch with different prompts; TRL would train for 0 steps.
+
+    Of an iterable dataset it reads the first batch.
+    """
+    needed = batch_plan(args).prompts
+    if isinstance(dataset, Dataset):
+        found = len(dataset)
+    elif isinstance(dataset, IterableDataset):
+        found = sum(1 for _ in islice(dataset, needed))
+    else:
+        return
+    if found < needed:
+        raise ValueError(too_few_prompts(found, args))
+
+
+def too_few_prompts(found: int, args: DAPOConfig) -> str:
+    """Returns the message for a dataset of `found` prompts that cannot fill a batch."""
+    return (
+        f"`train_dataset` has {found} prompts, and a generation batch needs {batch_plan(args).prompts} different "
+        f"ones: generation_batch_size={args.generation_batch_size} / num_generations={args.num_generations}. Add "
+        "prompts, or lower `updates_per_rollout`, `steps_per_generation` or `generation_batch_size`."
+    )
