@@ -48,11 +48,10 @@ def test_the_range_is_the_one_that_the_package_declares():
 # ------------------------------------------------------------------------------------------ the other end of the range
 
 
-@pytest.fixture(scope="module")
-def other_trl(pytestconfig: pytest.Config) -> tuple[str, Path]:
+def install_other_end(cache: pytest.Cache) -> tuple[str, Path]:
     """The release at the end of the range that is not installed, and a folder that holds it; kept between runs."""
     release = HIGHEST if Version(version("trl")) < Version(HIGHEST) else LOWEST
-    folder = pytestconfig.cache.mkdir(f"trl-{release}")
+    folder = cache.mkdir(f"trl-{release}")
     if not (folder / f"trl-{release}.dist-info" / "RECORD").exists():
         shutil.rmtree(folder)  # what an interrupted installation may have left
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
@@ -65,8 +64,8 @@ def other_trl(pytestconfig: pytest.Config) -> tuple[str, Path]:
     return release, folder
 
 
-def test_the_other_end_of_the_range_has_the_seams(other_trl):
-    release, folder = other_trl
+def test_the_other_end_of_the_range_has_the_seams(pytestconfig):
+    release, folder = install_other_end(pytestconfig.cache)
     script = (
         "import json\n"
         "from importlib.metadata import version\n"

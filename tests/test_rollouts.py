@@ -53,7 +53,7 @@ def test_replay_inputs_hold_the_prompt_as_it_went_into_generation():
     assert inputs == {"prompt": "before", "image": "i", "images": ["j"], "answer": 3}
 
 
-# ------------------------------------------------------------------------------------------------------------ recording
+# ----------------------------------------------------------------------------------------------------------- recording
 
 
 def test_what_the_host_generated_is_split_into_rows():
@@ -145,7 +145,7 @@ def test_rounds_do_not_share_their_containers():
     assert (second.rows, second.host_metrics, second.user_metrics) == ([], {}, {})
 
 
-# ---------------------------------------------------------------------------------------------------------------- merge
+# --------------------------------------------------------------------------------------------------------------- merge
 
 
 def test_merged_rows_are_what_generation_would_have_returned():
@@ -253,7 +253,7 @@ def test_extra_logs_of_all_rounds_have_all_columns():
     assert merged_extra_logs([row(0)]) == {}
 
 
-# ---------------------------------------------------------------------------------------------------------------- ranks
+# --------------------------------------------------------------------------------------------------------------- ranks
 
 
 class _Sent(Exception):
@@ -308,9 +308,7 @@ def test_rows_move_to_the_rank_that_trains_on_them(monkeypatch):
 def test_environments_do_not_travel(monkeypatch):
     sources = [(0, 1), (1, 0)]
     held = [[row(0, environment=lambda: "cannot be pickled"), None], [None, row(1, environment=lambda: None)]]
-    first, second = exchange(
-        monkeypatch, [lambda rank=rank: own_rows(held[rank], sources, rank) for rank in range(2)]
-    )
+    first, second = exchange(monkeypatch, [lambda rank=rank: own_rows(held[rank], sources, rank) for rank in range(2)])
     assert first == [row(1)]
     assert second == [row(0)]
     assert held[0][0].environment() == "cannot be pickled"
@@ -337,7 +335,7 @@ def test_every_row_arrives_where_it_is_trained_on(ranks, data):
     assert sorted(one.prompt_ids[0] for one in chain(*arrived)) == list(range(len(sources)))
 
 
-# -------------------------------------------------------------------------------------------------------------- metrics
+# ------------------------------------------------------------------------------------------------------------- metrics
 
 
 def test_weighted_means_weigh_each_rounds_mean():

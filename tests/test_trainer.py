@@ -417,7 +417,6 @@ def test_no_arguments_are_all_of_dapo(tmp_path, monkeypatch):
     trainer = build(DAPOTrainer, None, reward_funcs=parity_reward, train_dataset=plain_dataset(32))
     assert trainer.args.output_dir == "tiny-llama-DAPO"
     assert trainer.args.dynamic_sampling
-    assert not list(tmp_path.iterdir())
 
 
 def test_constructor_takes_what_the_hosts_takes():

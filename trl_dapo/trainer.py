@@ -92,6 +92,10 @@ class DAPOTrainer(GRPOTrainer):
             Prompts, as for [`~trl.GRPOTrainer`].
         *rest, **kwargs:
             All further arguments of [`~trl.GRPOTrainer`], from `eval_dataset` to `environment_factory`.
+
+    Attributes:
+        completions_generated (`int`):
+            Completions generated for training so far, by all processes, those of dropped groups included.
     """
 
     _tag_names = ["trl", "dapo"]  # noqa: RUF012
@@ -125,6 +129,7 @@ class DAPOTrainer(GRPOTrainer):
         self._rollout_seconds = 0.0
         self._update_seconds = 0.0
         self._exhaustions = 0
+        self.completions_generated = 0
         self._last_rollout: dict[str, float] = {}
         self._resting_environments: environments.Pool = {}
         super().__init__(model, reward_funcs, args, train_dataset, *rest, **kwargs)
@@ -198,7 +203,11 @@ class DAPOTrainer(GRPOTrainer):
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            state = {"version": STATE_VERSION, "prompts": self._stream.state_dict()}
+            state = {
+                "version": STATE_VERSION,
+                "prompts": self._stream.state_dict(),
+                "completions_generated": self.completions_generated,
+            }
             (folder / STATE_FILE).write_text(json.dumps(state))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -216,6 +225,7 @@ class DAPOTrainer(GRPOTrainer):
                 "Resume with the trl_dapo that wrote the checkpoint."
             )
         self._stream.load_state_dict(state["prompts"])
+        self.completions_generated = state["completions_generated"]
 
     # A rollout
 
@@ -455,6 +465,7 @@ class DAPOTrainer(GRPOTrainer):
 
     def _log_groups(self, candidates: Candidates, selection: Selection, exhausted: bool) -> None:
         rewards = candidates.column("rewards")
+        self.completions_generated += len(rewards)
         penalties = length_penalties(self.reward_func_names)
         kept = candidates.row_numbers(selection.groups)
         teaches = [candidates.informative[group] for group in selection.groups]

@@ -1,0 +1,149 @@
+"""The `dapo/*` numbers of a rollout, worked out by hand, and that they are there whatever happens in it."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trl_dapo.metrics import Generated, Trained, length_metrics, rollout_metrics
+from trl_dapo.sampling.groups import Verdicts
+
+
+NAN, INF = float("nan"), float("inf")
+
+NAMES = {
+    "dapo/frac_informative",
+    "dapo/frac_all_correct",
+    "dapo/frac_all_wrong",
+    "dapo/refill_rounds",
+    "dapo/groups_generated",
+    "dapo/groups_kept",
+    "dapo/samples_per_informative_group",
+    "dapo/exhausted",
+    "dapo/overlong_frac",
+    "dapo/mean_length_generated",
+    "dapo/accuracy_generated",
+    "dapo/mean_length_penalty",
+    "dapo/updates_per_rollout",
+}
+
+
+def metrics(
+    letters: str = "IW",
+    metric: tuple[float, ...] = (0, 1, 0, 0),
+    lengths: tuple[int, ...] = (1, 2, 3, 4),
+    truncated: tuple[bool, ...] = (False,) * 4,
+    kept: int | None = None,
+    penalties: tuple[float, ...] = (0.0, 0.0),
+    rounds: int = 0,
+    exhausted: bool = False,
+) -> dict[str, float]:
+    """A rollout with one letter per group: `I`nformative, all `C`orrect, all `W`rong, or `-`."""
+    verdicts = Verdicts(*(torch.tensor([letter == kind for letter in letters]) for kind in "ICW"))
+    generated = Generated(
+        torch.tensor(metric, dtype=torch.float64), torch.tensor(lengths), torch.tensor(truncated), verdicts, rounds
+    )
+    informative = letters.count("I") if kept is None else kept
+    return rollout_metrics(generated, Trained(informative, exhausted, torch.tensor(penalties), 4.0))
+
+
+def test_shares_of_groups_are_over_all_that_was_generated():
+    # 2, 1 and 4 of 8; the eighth group could not be scored
+    logged = metrics("IIC-WWWW", kept=1)
+    assert logged["dapo/frac_informative"] == 2 / 8
+    assert logged["dapo/frac_all_correct"] == 1 / 8
+    assert logged["dapo/frac_all_wrong"] == 4 / 8
+    assert logged["dapo/groups_generated"] == 8
+
+
+def test_groups_kept_are_those_trained_on_not_those_found():
+    # 3 informative groups, a batch of 2: the third is surplus
+    assert metrics("III", kept=2)["dapo/groups_kept"] == 2
+
+
+def test_samples_per_informative_group_counts_everything_generated():
+    # 3 groups of 4 rows for 2 informative groups: 12 / 2
+    assert metrics("IWI", metric=(0,) * 12)["dapo/samples_per_informative_group"] == 6
+
+
+def test_samples_per_informative_group_stays_finite_without_any():
+    # 12 completions for nothing
+    logged = metrics("WWC", metric=(0,) * 12)
+    assert logged["dapo/samples_per_informative_group"] == 12
+    assert logged["dapo/frac_informative"] == 0
+
+
+def test_accuracy_is_that_of_all_candidates():
+    # verl's numbers are those of kept groups only: 1/2 here. Of all candidates it is 1/8.
+    assert metrics("IW", metric=(0, 1, 0, 0, 0, 0, 0, 0))["dapo/accuracy_generated"] == 1 / 8
+
+
+@pytest.mark.parametrize(
+    ("metric", "mean"),
+    [((1, NAN, 0, NAN), 0.5), ((1, INF, -INF, 1), 1.0), ((NAN,) * 4, 0.0), ((NAN, NAN, NAN, -2), -2.0)],
+)
+def test_accuracy_is_over_the_rows_that_could_be_scored(metric, mean):
+    assert metrics(metric=metric)["dapo/accuracy_generated"] == mean
+
+
+def test_lengths_are_those_of_all_candidates():
+    # (2 + 4 + 8 + 8) / 4 and 2 of 4 truncated
+    logged = metrics(lengths=(2, 4, 8, 8), truncated=(False, False, True, True))
+    assert logged["dapo/mean_length_generated"] == 5.5
+    assert logged["dapo/overlong_frac"] == 0.5
+
+
+def test_length_penalty_is_that_of_the_trained_rows():
+    # -1/4 and -1 over the three that were scored
+    assert metrics(penalties=(0.0, -0.25, NAN, -1.0))["dapo/mean_length_penalty"] == pytest.approx(-1.25 / 3, rel=1e-9)
+
+
+@pytest.mark.parametrize("penalties", [(), (NAN, NAN)])
+def test_length_penalty_of_no_row_is_zero(penalties):
+    assert metrics(penalties=penalties)["dapo/mean_length_penalty"] == 0
+
+
+def test_rounds_exhaustion_and_updates_are_passed_on():
+    logged = metrics(rounds=3, exhausted=True)
+    assert (logged["dapo/refill_rounds"], logged["dapo/exhausted"], logged["dapo/updates_per_rollout"]) == (3, 1, 4)
+    assert metrics()["dapo/exhausted"] == 0
+
+
+@given(
+    st.text("ICW-", min_size=1, max_size=8), st.lists(st.sampled_from([0.0, 1.0, NAN, INF]), min_size=1), st.booleans()
+)
+def test_all_metrics_are_there_and_finite_whatever_happens(letters, metric, exhausted):
+    logged = metrics(letters, tuple(metric), exhausted=exhausted, penalties=(NAN,))
+    assert set(logged) == NAMES
+    assert all(type(value) is float and math.isfinite(value) for value in logged.values())
+
+
+# ------------------------------------------------------------------------------------------------------ TRL's own keys
+
+
+def test_completion_lengths_are_told_apart_by_how_they_ended():
+    # All: 2, 4, 9, 9. Terminated: 2, 4.
+    assert length_metrics(torch.tensor([2, 9, 4, 9]), torch.tensor([False, True, False, True])) == {
+        "completions/mean_length": 6.0,
+        "completions/min_length": 2.0,
+        "completions/max_length": 9.0,
+        "completions/clipped_ratio": 0.5,
+        "completions/mean_terminated_length": 3.0,
+        "completions/min_terminated_length": 2.0,
+        "completions/max_terminated_length": 4.0,
+    }
+
+
+def test_terminated_lengths_are_zero_where_every_row_was_truncated():
+    logged = length_metrics(torch.tensor([8, 8]), torch.tensor([True, True]))
+    assert logged["completions/clipped_ratio"] == 1
+    assert [logged[f"completions/{name}_terminated_length"] for name in ("mean", "min", "max")] == [0, 0, 0]
+
+
+def test_terminated_lengths_are_all_lengths_where_no_row_was_truncated():
+    logged = length_metrics(torch.tensor([8, 3]), torch.tensor([False, False]))
+    assert logged["completions/clipped_ratio"] == 0
+    for name in ("mean", "min", "max"):
+        assert logged[f"completions/{name}_terminated_length"] == logged[f"completions/{name}_length"]

@@ -1,0 +1,361 @@
+"""The prompt stream: TRL's order, each prompt once per epoch, never twice in a batch, the same after a resume."""
+
+import json
+from collections import Counter
+from itertools import chain
+
+import pytest
+from datasets import Dataset, IterableDataset
+from hypothesis import given
+from hypothesis import strategies as st
+from trl.trainer.utils import RepeatSampler
+
+from tiny import conversational_dataset, iterable_dataset, plain_dataset
+from trl_dapo.sampling.prompts import PromptStream
+
+
+def letters(text: str) -> Dataset:
+    return Dataset.from_dict({"prompt": list(text)})
+
+
+def streamed(text: str) -> IterableDataset:
+    return letters(text).to_iterable_dataset()
+
+
+def text_of(stream: PromptStream, places: list) -> str:
+    """The prompts of these places, one letter each."""
+    return "".join(row["prompt"] for row in stream.rows(places, 1))
+
+
+def batch(stream: PromptStream, *counts: int, multiple_of: int = 1) -> list[str]:
+    """The prompts of one batch, take by take."""
+    stream.begin_batch()
+    return [text_of(stream, stream.take(count, multiple_of)) for count in counts]
+
+
+def resumed(stream: PromptStream, fresh: PromptStream) -> PromptStream:
+    """A new stream at the place of another, by way of a file."""
+    fresh.load_state_dict(json.loads(json.dumps(stream.state_dict())))
+    return fresh
+
+
+# --------------------------------------------------------------------------------------------------------- TRL's order
+
+
+@pytest.mark.parametrize("seed", [0, 42])
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("prompts_per_batch", [2, 4, 12])
+def test_prompts_come_in_the_order_of_trls_sampler_for_several_epochs(seed, shuffle, prompts_per_batch):
+    dataset = plain_dataset(12)
+    sampler = RepeatSampler(dataset, mini_repeat_count=1, batch_size=prompts_per_batch, shuffle=shuffle, seed=seed)
+    expected = [index for _ in range(3) for index in sampler]  # each pass over the sampler is an epoch
+    stream = PromptStream(dataset, seed, shuffle)
+    served = []
+    for _ in range(3 * 12 // prompts_per_batch):
+        stream.begin_batch()
+        served += stream.take(prompts_per_batch)
+    assert [place.identity for place in served] == expected
+    answers = [row["answer"] for row in stream.rows(served, 1)]
+    assert answers == [dataset[index]["answer"] for index in expected]
+
+
+def test_an_unshuffled_dataset_comes_as_it_is():
+    assert batch(PromptStream(letters("abcd"), seed=7, shuffle=False), 4) == ["abcd"]
+
+
+def test_the_order_is_a_function_of_the_seed():
+    texts = [batch(PromptStream(letters("abcdefgh"), seed), 8) for seed in (0, 0, 1)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    stream = PromptStream(letters("abcdefgh"), seed=0)
+    epochs = [batch(stream, 8)[0] for _ in range(4)]
+    assert len(set(epochs)) == 4
+    assert {"".join(sorted(epoch)) for epoch in epochs} == {"abcdefgh"}
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_streamed_dataset_is_shuffled_epoch_by_epoch_as_by_datasets(seed):
+    shuffled = streamed("abcdefgh").shuffle(seed=seed)
+    expected = []
+    for epoch in range(3):
+        shuffled.set_epoch(epoch)
+        expected.append("".join(row["prompt"] for row in shuffled))
+    assert len(set(expected)) == 3
+    stream = PromptStream(streamed("abcdefgh"), seed)
+    assert [batch(stream, 8)[0] for _ in range(3)] == expected
+
+
+def test_a_streamed_dataset_without_shuffling_comes_as_it_is():
+    stream = PromptStream(streamed("abcd"), seed=0, shuffle=False)
+    assert [batch(stream, 4)[0] for _ in range(2)] == ["abcd", "abcd"]
+
+
+# -------------------------------------------------------------------------------------------------- regression: survey
+
+
+def test_d2_refills_are_not_trls_repeated_batches():
+    # TRL's dataloader gives the same prompts `steps_per_generation * num_iterations` times in a row, here 4
+    repeated = list(RepeatSampler(plain_dataset(12), mini_repeat_count=1, batch_size=3, repeat_count=4, seed=0))
+    assert repeated[0:3] == repeated[3:6] == repeated[6:9] == repeated[9:12]
+    stream = PromptStream(plain_dataset(12), seed=0)
+    stream.begin_batch()
+    rounds = [[place.identity for place in stream.take(3)] for _ in range(4)]
+    assert rounds[0] == repeated[0:3]
+    assert sorted(chain(*rounds)) == list(range(12))
+
+
+def test_d3_refills_do_not_overlap_with_the_prompts_of_the_batch():
+    # Another permutation of the same dataset overlaps freely: 5 prompts are left, and the refill is those 5
+    stream = PromptStream(letters("abcdefghi"), seed=1)
+    first, refill = batch(stream, 4, 5)
+    assert not set(first) & set(refill)
+    assert sorted(first + refill) == list("abcdefghi")
+
+
+def test_d6_equal_texts_are_prompts_of_their_own():
+    # Grouping by text would merge the three groups of "a"
+    for dataset in (letters("aab"), streamed("aab")):
+        stream = PromptStream(dataset, seed=0, shuffle=False)
+        stream.begin_batch()
+        places = stream.take(3)
+        assert text_of(stream, places) == "aab"
+        assert [row["prompt"] for row in stream.rows(places, 2)] == ["a", "a", "a", "a", "b", "b"]
+
+
+# ---------------------------------------------------------------------------------------------------- within one batch
+
+
+def test_takes_of_one_batch_continue_each_other():
+    assert batch(PromptStream(letters("abcdef"), seed=0, shuffle=False), 2, 1, 3) == ["ab", "c", "def"]
+
+
+def test_batches_continue_each_other():
+    stream = PromptStream(letters("abcdef"), seed=0, shuffle=False)
+    assert [batch(stream, 2)[0] for _ in range(3)] == ["ab", "cd", "ef"]
+
+
+def test_prompts_that_the_batch_holds_wait_and_are_served_first():
+    stream = PromptStream(letters("abcd"), seed=165)
+    assert [batch(stream, 4)[0] for _ in range(3)] == ["abcd", "cadb", "badc"]  # what this seed was chosen for
+    stream = PromptStream(letters("abcd"), seed=165)
+    assert batch(stream, 2) == ["ab"]
+    # c and d end the first epoch. Of the second, "cadb", c and d are in the batch and wait; a and b are not.
+    assert batch(stream, 2, 2) == ["cd", "ab"]
+    # The two that waited, in their order, then the third epoch, "badc", of which d and c are in the batch
+    assert batch(stream, 3, 1) == ["cdb", "a"]
+    assert batch(stream, 2) == ["dc"]
+
+
+def test_prompts_of_a_streamed_dataset_wait_and_are_served_first():
+    stream = PromptStream(streamed("abcd"), seed=33)
+    if [batch(stream, 4)[0] for _ in range(3)] != ["abcd", "cabd", "dcba"]:
+        pytest.skip("this version of datasets shuffles otherwise than the one that the seed was chosen for")
+    stream = PromptStream(streamed("abcd"), seed=33)
+    assert batch(stream, 2) == ["ab"]
+    # Of "cabd", c is in the batch and waits
+    assert batch(stream, 2, 2) == ["cd", "ab"]
+    # c waited, d is next, and of "dcba" both are in the batch
+    assert batch(stream, 3) == ["cdb"]
+    # d and c waited, a is next
+    assert batch(stream, 3) == ["dca"]
+
+
+@pytest.mark.parametrize("make", [letters, streamed])
+def test_an_exhausted_dataset_gives_what_it_has(make):
+    stream = PromptStream(make("abc"), seed=0, shuffle=False)
+    assert batch(stream, 2, 4, 4) == ["ab", "c", ""]
+    assert batch(stream, 3) == ["abc"]
+
+
+def test_what_is_rounded_off_is_served_first_in_the_next_batch():
+    stream = PromptStream(letters("abcde"), seed=0, shuffle=False)
+    # 5 of 8 are left, of which 4 divide by 2
+    assert batch(stream, 8, multiple_of=2) == ["abcd"]
+    assert batch(stream, 2) == ["ea"]
+
+
+def test_what_is_rounded_off_is_not_lost_in_the_same_batch_either():
+    stream = PromptStream(letters("abcde"), seed=0, shuffle=False)
+    stream.begin_batch()
+    assert text_of(stream, stream.take(8, 2)) == "abcd"
+    assert text_of(stream, stream.take(8)) == "e"
+
+
+def test_fewer_prompts_than_a_multiple_are_none():
+    stream = PromptStream(letters("abc"), seed=0, shuffle=False)
+    assert batch(stream, 4, multiple_of=4) == [""]
+    assert batch(stream, 3) == ["abc"]
+
+
+@pytest.mark.parametrize("make", [letters, streamed])
+def test_a_dataset_of_one_row_gives_one_prompt_a_batch(make):
+    stream = PromptStream(make("a"), seed=0)
+    assert [batch(stream, 1, 2) for _ in range(4)] == [["a", ""]] * 4
+
+
+def test_an_empty_dataset_gives_nothing():
+    assert batch(PromptStream(letters("abc").select([]), seed=0), 1) == [""]
+
+
+@pytest.mark.parametrize("make", [letters, streamed])
+def test_prompts_that_need_not_be_distinct_repeat_within_a_batch(make):
+    stream = PromptStream(make("abc"), seed=0, shuffle=False, distinct=False)
+    assert batch(stream, 7) == ["abcabca"]
+    assert batch(stream, 3) == ["bca"]
+
+
+def test_a_placeholder_row_can_be_taken_any_number_of_times():
+    # As an environment that makes up its own prompts wants it
+    assert batch(PromptStream(letters("a"), seed=0, distinct=False), 5, 3) == ["aaaaa", "aaa"]
+
+
+def test_taking_nothing_takes_nothing():
+    stream = PromptStream(letters("abc"), seed=0, shuffle=False)
+    assert batch(stream, 0, 2) == ["", "ab"]
+
+
+def test_batches_that_exhaust_the_dataset_do_not_pile_up_waiting_prompts():
+    # BUG: every `take` that comes back short moves a whole epoch to the waiting list. A batch whose refills run dry
+    # makes two such calls, one short and one empty, and the next batch uses one epoch at most. So the list, the state
+    # file and the time of a draw grow for as long as the run lasts, here by one dataset a batch.
+    stream = PromptStream(letters("abcdefgh"), seed=0)
+    for _ in range(20):
+        batch(stream, 4, 3, 4, 4)
+    assert len(stream.state_dict()["waiting"]) <= 2 * 8
+
+
+# ---------------------------------------------------------------------------------------------------------------- rows
+
+
+def test_copies_of_a_prompt_are_contiguous():
+    stream = PromptStream(letters("abc"), seed=0, shuffle=False)
+    assert [row["prompt"] for row in stream.rows(stream.take(3), 2)] == list("aabbcc")
+
+
+@pytest.mark.parametrize("dataset", [conversational_dataset(2), iterable_dataset(2, conversational=True)])
+def test_rows_are_independent_copies(dataset):
+    stream = PromptStream(dataset, seed=0, shuffle=False)
+    places = stream.take(2)
+    first, second, *_ = rows = stream.rows(places, 2)
+    untouched = first["prompt"][0]["content"]
+    first["prompt"][0]["content"] = "changed"
+    first["added"] = 1
+    assert second["prompt"][0]["content"] == untouched
+    assert "added" not in second
+    assert stream.rows(places, 2)[0] == second
+    assert len(rows) == 4
+
+
+@pytest.mark.parametrize("make", [letters, streamed])
+@given(copies=st.integers(1, 4), count=st.integers(1, 5), data=st.data())
+def test_a_part_of_the_rows_is_a_slice_of_all_rows(make, copies, count, data):
+    stream = PromptStream(make("abcde"), seed=0)
+    places = stream.take(count)
+    start = data.draw(st.integers(0, count * copies))
+    stop = data.draw(st.integers(start, count * copies))
+    whole = stream.rows(places, copies)
+    assert len(whole) == count * copies
+    assert stream.rows(places, copies, slice(start, stop)) == whole[start:stop]
+
+
+def test_the_parts_of_all_ranks_are_the_whole():
+    # 3 prompts of 4 rows on 2 ranks: the second group straddles them
+    stream = PromptStream(letters("abc"), seed=0, shuffle=False)
+    places = stream.take(3)
+    parts = [[row["prompt"] for row in stream.rows(places, 4, slice(rank * 6, rank * 6 + 6))] for rank in range(2)]
+    assert parts == [list("aaaabb"), list("bbcccc")]
+
+
+def test_rows_have_all_columns():
+    stream = PromptStream(plain_dataset(3), seed=0, shuffle=False)
+    assert stream.rows(stream.take(1), 1) == [{"prompt": "0+1=", "answer": "1"}]
+
+
+# -------------------------------------------------------------------------------------------------------------- resume
+
+
+@pytest.mark.parametrize("make", [letters, streamed])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_resumed_stream_continues_after_every_batch(make, shuffle):
+    stream = PromptStream(make("abcdefg"), seed=5, shuffle=shuffle)
+    for _ in range(12):
+        other = resumed(stream, PromptStream(make("abcdefg"), seed=5, shuffle=shuffle))
+        assert other.state_dict() == stream.state_dict()
+        assert batch(other, 3, 2) == batch(stream, 3, 2)
+
+
+def test_a_resumed_stream_knows_its_waiting_prompts():
+    stream = PromptStream(letters("abcd"), seed=165)
+    batch(stream, 2)
+    batch(stream, 2, 2)  # c and d of the second epoch wait, as above
+    assert len(stream.state_dict()["waiting"]) == 2
+    assert batch(resumed(stream, PromptStream(letters("abcd"), seed=165)), 3) == ["cdb"]
+
+
+def test_loading_a_state_goes_back_too():
+    stream = PromptStream(letters("abcdef"), seed=0)
+    state = stream.state_dict()
+    first = batch(stream, 6, 1)
+    batch(stream, 5)
+    stream.load_state_dict(state)
+    assert batch(stream, 6, 1) == first
+
+
+operations = st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 3)), max_size=4), max_size=6)
+
+
+def run(stream: PromptStream, batches: list[list[tuple[int, int]]]) -> list[list[str]]:
+    """The prompts of these batches, each a list of `(count, multiple_of)`, take by take."""
+    served = []
+    for takes in batches:
+        stream.begin_batch()
+        served.append([text_of(stream, stream.take(count, multiple_of)) for count, multiple_of in takes])
+    return served
+
+
+@given(operations, operations, st.text("abc", min_size=1, max_size=6), st.booleans(), st.booleans(), st.booleans())
+def test_a_resumed_stream_continues_identically_from_any_point(before, after, text, shuffle, distinct, iterable):
+    make = streamed if iterable else letters
+    stream, other = (PromptStream(make(text), seed=1, shuffle=shuffle, distinct=distinct) for _ in range(2))
+    run(stream, before)
+    other = resumed(stream, other)
+    assert run(other, after) == run(stream, after)
+    assert other.state_dict() == stream.state_dict()
+
+
+# ---------------------------------------------------------------------------------------------------------- properties
+
+
+@given(operations, st.integers(1, 8), st.booleans(), st.booleans())
+def test_no_prompt_is_twice_in_a_batch_and_none_a_whole_epoch_behind(batches, size, shuffle, iterable):
+    dataset = (streamed if iterable else letters)("abcdefgh"[:size])
+    stream = PromptStream(dataset, seed=2, shuffle=shuffle)
+    served = Counter(dict.fromkeys("abcdefgh"[:size], 0))
+    for chunks in run(stream, batches):
+        prompts = "".join(chunks)
+        assert len(set(prompts)) == len(prompts)
+        served.update(prompts)
+        # Whatever the sizes of the takes: every prompt once before any twice
+        assert max(served.values()) - min(served.values()) <= 1
+
+
+@given(operations, st.integers(1, 8))
+def test_a_take_is_as_full_as_the_dataset_allows(batches, size):
+    stream = PromptStream(letters("abcdefgh"[:size]), seed=2)
+    for takes in batches:
+        stream.begin_batch()
+        left = size
+        for count, multiple_of in takes:
+            expected = min(count, left) // multiple_of * multiple_of
+            assert len(stream.take(count, multiple_of)) == expected
+            left -= expected
+
+
+@given(st.lists(st.integers(1, 5), max_size=8), st.booleans())
+def test_the_sizes_of_the_takes_do_not_change_the_order(counts, iterable):
+    make = streamed if iterable else letters
+    text = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOP"
+    stream, whole = PromptStream(make(text), seed=4), PromptStream(make(text), seed=4)
+    assert "".join(batch(stream, *counts)) == batch(whole, sum(counts))[0]

@@ -1,0 +1,40 @@
+"""
+The arena: a verifiable reasoning task with a tokenizer, a policy and a warm start of its own.
+
+Nothing is downloaded, and a run on it takes minutes on a CPU. In here: the whole environment of an experiment, from
+problems to evaluation. Not in here: reinforcement learning, of which the arena knows nothing.
+
+Example:
+```python
+from trl import GRPOTrainer
+from trl_dapo.arena import arena_accuracy, load_warm_start, train_dataset
+
+model, tokenizer = load_warm_start()
+trainer = GRPOTrainer(model, arena_accuracy, train_dataset=train_dataset(2048), processing_class=tokenizer)
+```
+"""
+
+from .data import held_out_dataset, train_dataset
+from .evaluation import ArenaScore, Sample, evaluate
+from .model import build_model, load_warm_start
+from .task import LENGTHS, Problem, arena_accuracy, is_held_out, is_sound, parse_prompt, style_of
+from .tokenizer import build_tokenizer
+
+
+__all__ = [
+    "LENGTHS",
+    "ArenaScore",
+    "Problem",
+    "Sample",
+    "arena_accuracy",
+    "build_model",
+    "build_tokenizer",
+    "evaluate",
+    "held_out_dataset",
+    "is_held_out",
+    "is_sound",
+    "load_warm_start",
+    "parse_prompt",
+    "style_of",
+    "train_dataset",
+]

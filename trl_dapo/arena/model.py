@@ -1,0 +1,56 @@
+"""
+The arena's policy: a Llama of 109 thousand parameters, random or warm-started from the weights in this package.
+"""
+
+from importlib.resources import as_file, files
+
+import torch
+from safetensors.torch import load_model
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from .tokenizer import build_tokenizer
+
+
+WARM_START_FILE = "warm_start.safetensors"
+
+
+def build_model(seed: int = 0) -> LlamaForCausalLM:
+    """
+    Randomly initialised policy, a function of `seed` alone; the global random state stays as it was.
+    """
+    tokenizer = build_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    # Trainers name runs after it; without a name they fail or print an empty one
+    model.config._name_or_path = "arena"
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
+    )
+    return model
+
+
+def load_warm_start() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """
+    Policy with the shipped weights, from which reinforcement learning starts, and its tokenizer.
+
+    The model goes to `trl.GRPOTrainer` as `model=` and the tokenizer as `processing_class=`. What the policy can do is
+    recorded in `trl_dapo.arena.warm_start.WARM_START_ACCURACY`.
+    """
+    model = build_model()
+    with as_file(files("trl_dapo.arena") / WARM_START_FILE) as path:
+        load_model(model, path)
+    return model, build_tokenizer()

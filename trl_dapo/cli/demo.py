@@ -1,0 +1,95 @@
+"""
+`trl-dapo demo`: naive GRPO and DAPO on the arena, live, with a table and a picture at the end.
+"""
+
+import argparse
+import importlib.util
+import warnings
+from pathlib import Path
+from typing import NoReturn
+
+from .errors import UsageError
+
+
+DEFAULT_BUDGET = 8192
+EVAL_EVERY = 8
+
+
+def make_parser(prog: str = "trl-dapo demo") -> argparse.ArgumentParser:
+    """Returns the parser of the demo's options."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        allow_abbrev=False,
+        description="Train naive GRPO and DAPO from one warm start on the same number of generated completions, on a "
+        "built-in task, on a CPU, in minutes.",
+    )
+    parser.error = _refuse
+    parser.add_argument("--seeds", type=int, default=1, help="Repeat with this many seeds (default: 1).")
+    parser.add_argument("--seed", type=int, default=0, help="First seed (default: 0).")
+    parser.add_argument(
+        "--completions", type=int, default=DEFAULT_BUDGET, help=f"Completions to generate (default: {DEFAULT_BUDGET})."
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("runs/demo"), help="Where curves.png and results.json go."
+    )
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Runs the demo and returns the exit code."""
+    options = make_parser().parse_args(argv)
+    _check(options)
+    # transformers warns of names that TRL still uses
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from trl_dapo.arena import load_warm_start
+    from trl_dapo.demo.arm import DAPO, GRPO, ArmResult, held_out_score, run_arm
+    from trl_dapo.demo.display import shown
+    from trl_dapo.demo.report import result_table, verdict, write_curves, write_json
+
+    console = Console()
+    console.print("The arena: a robot on a ring of 10 cells; `7a+b-c*=` asks where three moves take it from cell 7.")
+    start = held_out_score(*load_warm_start())
+    console.print(f"The warm start is right {start.accuracy:.1%} of the time on held-out prompts.")
+    results: list[ArmResult] = []
+    for seed in range(options.seed, options.seed + options.seeds):
+        budget = options.completions
+        # DAPO first: refills decide how many completions it generates, and GRPO is given as many
+        for arm in (DAPO, GRPO):
+            with shown(console, arm.name, seed, budget) as listener:
+                result = run_arm(arm, seed, budget, listener, eval_every=EVAL_EVERY)
+            console.print(
+                f"{arm.name}, seed {seed}: held-out accuracy {result.score.accuracy:.3f} after {result.completions} "
+                f"completions and {result.updates} updates, {result.seconds:.0f} s"
+            )
+            results.append(result)
+            budget = result.completions
+    results.sort(key=lambda result: (result.name != "GRPO", result.seed))
+    console.print(result_table(start, results))
+    console.print(verdict(results))
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    write_json(options.output_dir / "results.json", start, results)
+    write_curves(options.output_dir / "curves.png", results)
+    console.print(f"Curves: {options.output_dir / 'curves.png'}, numbers: {options.output_dir / 'results.json'}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.seeds < 1:
+        raise UsageError(f"--seeds must be at least 1, got {options.seeds}.")
+    if options.completions < 128:
+        raise UsageError(f"--completions must be at least 128, one rollout, got {options.completions}.")
+    if options.output_dir.exists() and not options.output_dir.is_dir():
+        raise UsageError(f"--output_dir {options.output_dir} is a file. Name a folder.")
+    for package in ("matplotlib", "scipy"):
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(f"{package} is missing, which the report needs: pip install 'trl-dapo[report]'.")
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UsageError(f"{message}. See `trl-dapo demo --help`.")

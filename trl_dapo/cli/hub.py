@@ -1,0 +1,91 @@
+"""
+Whether a model or a dataset is where its name says, told before anything is loaded.
+
+One request to the Hub with a short timeout. Where the Hub does not answer, the run goes on offline: what is cached
+works, and what is not fails at once and not after minutes of retries.
+"""
+
+import os
+from pathlib import Path
+
+import datasets.config
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from .errors import UsageError
+
+
+TIMEOUT = 10.0
+MODEL_FILES = ("config.json", "adapter_config.json")
+
+
+def check_model(field: str, name: str, revision: str) -> None:
+    """Raises [`UsageError`] unless `name` is a folder with a model in it or a repository that can be had."""
+    if Path(name).is_dir():
+        if not any((Path(name) / file).is_file() for file in MODEL_FILES):
+            raise UsageError(f"{field}={name}: the folder has no {' or '.join(MODEL_FILES)}. Give a saved model.")
+        return
+    if _is_path(name):
+        raise UsageError(f"{field}={name}: there is no such folder. Give the folder of a saved model, or a Hub id.")
+    if not _is_on_hub(field, name, "model", revision):
+        go_offline()
+        cached = [huggingface_hub.try_to_load_from_cache(name, file, revision=revision) for file in MODEL_FILES]
+        if not any(isinstance(path, str) for path in cached):
+            raise UsageError(
+                f"{field}={name}: there is no such folder, it is not in the Hub's cache, and the Hub cannot be "
+                "reached. Give the folder of a saved model, or connect to the network."
+            )
+
+
+def check_dataset_name(name: str) -> None:
+    """Raises [`UsageError`] unless `name` is a folder or may be a dataset of the Hub."""
+    if Path(name).is_file():
+        kind = {".csv": "csv", ".parquet": "parquet"}.get(Path(name).suffix, "json")
+        raise UsageError(
+            f"dataset_name={name} is a file, and must be a folder or a Hub id. Give its folder, or write in the YAML "
+            f"file `datasets: [{{path: {kind}, data_files: {name}}}]`."
+        )
+    if Path(name).is_dir():
+        return
+    if _is_path(name):
+        raise UsageError(f"dataset_name={name}: there is no such folder. Give a folder of data files, or a Hub id.")
+    if not _is_on_hub("dataset_name", name, "dataset", None):
+        go_offline()
+
+
+def go_offline() -> None:
+    """Makes this process and those that it starts use the Hub's cache only."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    # Both libraries read the variable when they are imported, which they are by now
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    datasets.config.HF_HUB_OFFLINE = True
+
+
+def _is_path(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return True
+    return name.startswith(("~", "."))
+
+
+def _is_on_hub(field: str, name: str, kind: str, revision: str | None) -> bool:
+    """Returns whether the Hub says that it has the repository; `False` where the Hub does not answer."""
+    try:
+        huggingface_hub.HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=TIMEOUT)
+    except RevisionNotFoundError as error:
+        raise UsageError(f"{field}={name}: the Hub has no revision {revision!r} of it.") from error
+    except RepositoryNotFoundError as error:
+        raise UsageError(
+            f"{field}={name}: the Hub has no such {kind}, or you may not see it. Check the spelling, or run "
+            "`hf auth login`."
+        ) from error
+    except (OSError, HfHubHTTPError):
+        return False
+    except Exception as error:
+        # Which HTTP library the Hub's client uses, and so the class of a failed connection, differs by release
+        if "httpx" in type(error).__module__:
+            return False
+        raise
+    return True

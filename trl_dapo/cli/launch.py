@@ -1,0 +1,131 @@
+"""
+`trl-dapo dapo`: checks the run, then starts it with `accelerate launch`, as TRL starts its own scripts.
+"""
+
+import argparse
+import subprocess
+import sys
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from .config_file import read_config_file, set_environment, split_config_flag
+from .errors import UsageError, one_line
+
+
+if TYPE_CHECKING:
+    from .arguments import DAPOParser
+
+SCRIPT = "trl_dapo.cli.dapo"
+
+# One process on the CPU, and every value that accelerate would otherwise warn about
+ON_CPU = ["--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
+def run(argv: list[str]) -> int:
+    """Runs the command and returns its exit code."""
+    argv = split_config_flag(argv)
+    set_environment(read_config_file(argv))
+    # These take seconds, and read the environment
+    from .dapo import make_parser
+    from .dry_run import print_dry_run
+    from .preflight import preflight
+
+    parser = make_parser(prog="trl-dapo dapo")
+    from_file, from_command_line = parser.unknown_words(argv)
+    launch_args = _launch_args(from_file + from_command_line, parser)
+    parser.plan_for(_processes(launch_args))
+    with _quietly():
+        arguments = parser.parse(argv)
+        preflight(arguments)
+    if arguments.script_args.dry_run:
+        print_dry_run(arguments)
+        return 0
+    if arguments.training_args.use_cpu and not from_file + from_command_line:
+        launch_args = _launch_args(ON_CPU, parser)
+    launch_args.training_script_args = without_words(argv, from_command_line)
+    return _launch(launch_args)
+
+
+def without_words(words: list[str], unwanted: list[str]) -> list[str]:
+    """Returns `words` without the subsequence `unwanted`."""
+    rest = iter([*unwanted, None])
+    skipped = next(rest)
+    kept = []
+    for word in words:
+        if word == skipped:
+            skipped = next(rest)
+        else:
+            kept.append(word)
+    return kept
+
+
+@contextmanager
+def _quietly() -> Generator[None]:
+    """Keeps warnings for the processes that train, which say them again, and progress bars for terminals."""
+    import datasets
+
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _launch_args(words: list[str], parser: "DAPOParser") -> argparse.Namespace:
+    """Returns the arguments of `accelerate launch`; a word that it does not know either is a [`UsageError`]."""
+    from accelerate.commands.launch import launch_command_parser
+    from trl.cli.accelerate_config import resolve_accelerate_config_argument
+
+    def refuse(message: str) -> NoReturn:
+        word = next((word for word in message.split() if word.startswith("--")), "")
+        nearest = parser.nearest_option(word) if word else None
+        raise UsageError(
+            f"{message}: neither a field of DAPOConfig or TRL nor an option of `accelerate launch`."
+            + (f" Did you mean {nearest}?" if nearest else " See `trl-dapo dapo --help`.")
+        )
+
+    launcher = launch_command_parser()
+    launcher.error = refuse
+    try:
+        words = resolve_accelerate_config_argument(words)
+    except ValueError as error:
+        raise UsageError(f"--accelerate_config: {one_line(error)}") from error
+    # As a module, so that the script's folder does not come before the user's own modules
+    args, unknown = launcher.parse_known_args([*words, "--module", SCRIPT])
+    if unknown or args.training_script != SCRIPT:
+        refuse(f"unrecognized arguments: {' '.join(unknown or words)}")
+    return args
+
+
+def _processes(args: argparse.Namespace) -> int:
+    """Returns how many processes accelerate will start, over all machines."""
+    import torch
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+
+    if args.num_processes is not None:
+        return args.num_processes
+    if args.config_file is None and (args.cpu or not Path(default_config_file).is_file()):
+        return max(1, torch.cuda.device_count())
+    try:
+        return max(1, load_config_from_file(args.config_file).num_processes)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"--accelerate_config {args.config_file}: {one_line(error)}") from error
+
+
+def _launch(args: argparse.Namespace) -> int:
+    from accelerate.commands.launch import launch_command
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        launch_command(args)
+    except subprocess.CalledProcessError as error:
+        # It has told its own story; a negative code is a signal's number
+        return error.returncode if error.returncode > 0 else 128 - error.returncode
+    except ChildFailedError as error:
+        return max(1, *(failure.exitcode for failure in error.failures.values()))
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        raise UsageError(f"accelerate launch: {one_line(error)}") from error
+    return 0

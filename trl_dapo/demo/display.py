@@ -1,0 +1,102 @@
+"""
+What a run shows while it trains: a live panel on a terminal, else one compact line per rollout.
+
+Completions come from a model: they are shown as plain text, never as markup.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from .arm import Example, Listener, Point
+
+
+SPARKS = "▁▂▃▄▅▆▇█"
+TREND_ROLLOUTS = 5
+CURVE_WIDTH = 40
+
+
+@contextmanager
+def shown(console: Console, name: str, seed: int, budget: int) -> Generator[Listener]:
+    """Gives the listener that shows a run while it trains."""
+    points: list[Point] = []
+    if not console.is_terminal:
+
+        def print_line(point: Point) -> None:
+            points.append(point)
+            console.print(Text(line(name, seed, budget, points)), soft_wrap=True)
+
+        yield print_line
+        return
+
+    progress = Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn()
+    )
+    task = progress.add_task(f"{name}, seed {seed}, completions", total=budget)
+    with Live(progress, console=console, refresh_per_second=4, transient=True) as live:
+
+        def update(point: Point) -> None:
+            points.append(point)
+            progress.update(task, completed=min(point.completions, budget))
+            live.update(Panel(Group(progress, numbers(points), examples(points[-1])), title=f"training {name}"))
+
+        yield update
+
+
+def line(name: str, seed: int, budget: int, points: list[Point]) -> str:
+    """Returns the last rollout as one line."""
+    last = points[-1]
+    held_out = "" if last.held_out is None else f"  held-out {last.held_out:.3f}"
+    return (
+        f"{name} seed {seed}  rollout {last.rollout:3d}  completions {last.completions:5d}/{budget}  "
+        f"accuracy {last.accuracy:.3f} ({trend(points):+.3f})  informative {last.informative:.2f}  "
+        f"entropy {last.entropy:.3f}  length {last.length:4.1f}  refills {last.refill_rounds:.0f}{held_out}"
+    )
+
+
+def trend(points: list[Point]) -> float:
+    """Returns by how much accuracy has changed from the rollouts before the last few to the last few."""
+    recent = [point.accuracy for point in points[-TREND_ROLLOUTS:]]
+    before = [point.accuracy for point in points[: -len(recent)][-TREND_ROLLOUTS:]]
+    return sum(recent) / len(recent) - sum(before) / len(before) if before else 0.0
+
+
+def sparkline(values: list[float]) -> str:
+    """Returns values between 0 and 1 as one character each."""
+    return "".join(SPARKS[min(int(value * len(SPARKS)), len(SPARKS) - 1)] for value in values)
+
+
+def numbers(points: list[Point]) -> Table:
+    """Returns the last rollout as a table."""
+    last = points[-1]
+    table = Table.grid(padding=(0, 2))
+    table.add_row("accuracy", f"{last.accuracy:.3f} ({trend(points):+.3f})", _curve([p.accuracy for p in points]))
+    table.add_row("informative groups", f"{last.informative:.0%}", _curve([p.informative for p in points]))
+    table.add_row("entropy", f"{last.entropy:.3f} nats/token", "")
+    table.add_row("length", f"{last.length:.1f} tokens, {last.truncated:.0%} truncated", "")
+    table.add_row("refill rounds", f"{last.refill_rounds:.0f}", "")
+    return table
+
+
+def examples(point: Point) -> Table:
+    """Returns a right and a wrong completion as plain text."""
+    table = Table.grid(padding=(0, 2))
+    table.add_row(Text("right", style="green"), _text(point.right))
+    table.add_row(Text("wrong", style="red"), _text(point.wrong))
+    return table
+
+
+def _curve(values: list[float]) -> str:
+    return sparkline(values[-CURVE_WIDTH:])
+
+
+def _text(example: Example | None) -> Text:
+    # `Text`, unlike `str`, is not parsed for markup; control characters would reach the terminal
+    plain = "none in this rollout" if example is None else f"{example.prompt} {example.completion}"
+    return Text("".join(character for character in plain if character.isprintable()))
