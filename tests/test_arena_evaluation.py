@@ -2,8 +2,23 @@ import pytest
 import torch
 from datasets import Dataset
 
-from trl_dapo.arena import arena_accuracy, evaluate, held_out_dataset, load_warm_start
+from trl_dapo.arena import arena_accuracy, build_tokenizer, evaluate, held_out_dataset, load_warm_start
 from trl_dapo.arena.evaluation import Sample, _summarise
+
+
+class ScriptedModel(torch.nn.Module):
+    """Completes every prompt by the same token ids, and notes the mode in which it was asked to."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, completion_ids):
+        super().__init__()
+        self.completion_ids = torch.tensor(completion_ids)
+        self.modes = []
+
+    def generate(self, input_ids, attention_mask, generation_config):
+        self.modes.append(self.training)
+        return torch.cat([input_ids, self.completion_ids.repeat(len(input_ids), 1)], dim=1)
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +44,20 @@ def test_score_counts_samples_worked_by_hand():
     assert (score.truncated, score.truncated_sound, score.mean_length) == (0.5, 0.25, 4.5)
     assert score.style_shares == {"direct": 0.5, "step": 0.25, "verbose": 0.25}
     assert (score.right, score.wrong) == (scored[0], scored[1])
+
+
+def test_scripted_policy_gets_the_score_worked_by_hand():
+    # "#8", an end of sequence, padding: 3 tokens. 7 +- ends on 7, 7 +* on 1, 7 ++- on 8
+    model, tokenizer = ScriptedModel([26, 10, 1, 0, 0, 0]), build_tokenizer()
+    dataset = Dataset.from_dict({"prompt": ["7a+b-=", "7a+b*=", "7a+b+c-="], "length": [2, 2, 3]})
+    score = evaluate(model, tokenizer, dataset, samples=2, batch_size=4)
+    assert score.accuracy_by_length == {2: 0.0, 3: 1.0}
+    assert score.accuracy == pytest.approx(1 / 3)
+    assert (score.mean_length, score.truncated) == (3.0, 0.0)
+    assert score.right == Sample("7a+b+c-=", "#8", 1.0, truncated=False, num_tokens=3)
+    # 6 completions in batches of 4; sampled in eval mode, left in train mode
+    assert model.modes == [False, False]
+    assert model.training
 
 
 def test_sample_that_is_missing_is_none():

@@ -38,6 +38,7 @@ def test_model_is_tiny_tied_and_in_single_precision(warm_start):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     for config in (model.config, model.generation_config):
         assert (config.eos_token_id, config.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    assert model.config._name_or_path == "arena"
 
 
 def test_loading_leaves_the_global_random_state(warm_start):

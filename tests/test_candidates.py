@@ -6,7 +6,7 @@ from math import gcd
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_dapo.sampling import rollouts
@@ -190,6 +190,7 @@ def rollout(draw) -> tuple[list[str], int, int]:
     return letters, generations, ranks
 
 
+@settings(deadline=None)
 @given(rollout(), st.data())
 def test_every_row_of_the_batch_comes_from_its_rank_and_index(rounds, data):
     letters, generations, ranks = rounds
@@ -207,6 +208,7 @@ def test_every_row_of_the_batch_comes_from_its_rank_and_index(rounds, data):
     assert [one.inputs["answer"] for one in chain(*rows)] == numbers
 
 
+@settings(deadline=None)
 @given(rollout(), st.data())
 def test_rank_order_moves_groups_and_their_filler_marks_together(rounds, data):
     letters, generations, ranks = rounds
@@ -219,6 +221,7 @@ def test_rank_order_moves_groups_and_their_filler_marks_together(rounds, data):
     assert all(table.in_rank_order(selection) == ordered for table in tables)
 
 
+@settings(deadline=None)
 @given(rollout(), st.data())
 def test_rank_order_is_the_identity_for_one_rank(rounds, data):
     letters, generations, _ = rounds
@@ -227,6 +230,7 @@ def test_rank_order_is_the_identity_for_one_rank(rounds, data):
     assert table.in_rank_order(selection) == selection
 
 
+@settings(deadline=None)
 @given(rollout())
 def test_kept_shares_of_all_groups_are_the_sizes_of_the_rounds(rounds):
     letters, generations, ranks = rounds

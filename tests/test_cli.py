@@ -193,7 +193,10 @@ def test_fields_of_trl_turn_off_the_toggles_that_they_contradict(settings):
         "token_level_loss",
         "warmup_steps",
     ]
-    assert "loss_type=grpo was given" in args.script_args.notes[2]
+    assert args.script_args.notes[1:3] == [
+        "clip_higher is off: epsilon_high=0.2 was given",
+        "token_level_loss is off: loss_type=grpo was given",
+    ]
 
 
 def test_flags_count_as_given_like_the_file(settings):

@@ -5,7 +5,7 @@ import pickle
 from dataclasses import dataclass, field, fields
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import HfArgumentParser
 from trl import GRPOConfig, TrlParser
@@ -608,6 +608,7 @@ def test_promotion_keeps_an_upper_bound_below_the_lower_one(values):
     assert config.epsilon_high == values["epsilon_high"]
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {},
@@ -718,8 +719,8 @@ def test_several_inert_parts_are_told_one_by_one():
 
 
 def parse(*argv: str) -> DAPOConfig:
-    settings = ["--output_dir", "out", "--use_cpu", "true", "--bf16", "false", "--report_to", "none"]
-    (config,) = TrlParser((DAPOConfig,)).parse_args_and_config([*settings, *argv])
+    common = ["--output_dir", "out", "--use_cpu", "true", "--bf16", "false", "--report_to", "none"]
+    (config,) = TrlParser((DAPOConfig,)).parse_args_and_config([*common, *argv])
     return config
 
 

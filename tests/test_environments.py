@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_dapo.environments import FinishedEpisode, finished, merged, set_aside
@@ -65,6 +65,7 @@ def test_stand_ins_last_for_the_rows():
     assert finished([]) == {}
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["x", "y", None]), st.integers(0, 4)), st.data())
 def test_setting_aside_then_merging_loses_no_instance(sizes, data):
     pool = {name: [Same() for _ in range(size)] for name, size in sizes.items()}

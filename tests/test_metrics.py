@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_dapo.metrics import Generated, Trained, length_metrics, rollout_metrics
@@ -68,6 +68,11 @@ def test_samples_per_informative_group_counts_everything_generated():
     assert metrics("IWI", metric=(0,) * 12)["dapo/samples_per_informative_group"] == 6
 
 
+def test_samples_per_informative_group_counts_surplus_groups_as_spent():
+    # 3 informative groups of 4 rows were found and 2 trained on: 12 / 2, not 12 / 3
+    assert metrics("III", metric=(0,) * 12, kept=2)["dapo/samples_per_informative_group"] == 6
+
+
 def test_samples_per_informative_group_stays_finite_without_any():
     # 12 completions for nothing
     logged = metrics("WWC", metric=(0,) * 12)
@@ -111,6 +116,7 @@ def test_rounds_exhaustion_and_updates_are_passed_on():
     assert metrics()["dapo/exhausted"] == 0
 
 
+@settings(deadline=None)
 @given(
     st.text("ICW-", min_size=1, max_size=8), st.lists(st.sampled_from([0.0, 1.0, NAN, INF]), min_size=1), st.booleans()
 )

@@ -6,7 +6,7 @@ from itertools import chain
 
 import pytest
 from datasets import Dataset, IterableDataset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl.trainer.utils import RepeatSampler
 
@@ -249,6 +249,7 @@ def test_rows_are_independent_copies(dataset):
 
 
 @pytest.mark.parametrize("make", [letters, streamed])
+@settings(deadline=None, max_examples=50)
 @given(copies=st.integers(1, 4), count=st.integers(1, 5), data=st.data())
 def test_a_part_of_the_rows_is_a_slice_of_all_rows(make, copies, count, data):
     stream = PromptStream(make("abcde"), seed=0)
@@ -315,6 +316,7 @@ def run(stream: PromptStream, batches: list[list[tuple[int, int]]]) -> list[list
     return served
 
 
+@settings(deadline=None, max_examples=50)
 @given(operations, operations, st.text("abc", min_size=1, max_size=6), st.booleans(), st.booleans(), st.booleans())
 def test_a_resumed_stream_continues_identically_from_any_point(before, after, text, shuffle, distinct, iterable):
     make = streamed if iterable else letters
@@ -328,6 +330,7 @@ def test_a_resumed_stream_continues_identically_from_any_point(before, after, te
 # ---------------------------------------------------------------------------------------------------------- properties
 
 
+@settings(deadline=None, max_examples=50)
 @given(operations, st.integers(1, 8), st.booleans(), st.booleans())
 def test_no_prompt_is_twice_in_a_batch_and_none_a_whole_epoch_behind(batches, size, shuffle, iterable):
     dataset = (streamed if iterable else letters)("abcdefgh"[:size])
@@ -341,6 +344,7 @@ def test_no_prompt_is_twice_in_a_batch_and_none_a_whole_epoch_behind(batches, si
         assert max(served.values()) - min(served.values()) <= 1
 
 
+@settings(deadline=None, max_examples=50)
 @given(operations, st.integers(1, 8))
 def test_a_take_is_as_full_as_the_dataset_allows(batches, size):
     stream = PromptStream(letters("abcdefgh"[:size]), seed=2)
@@ -353,6 +357,7 @@ def test_a_take_is_as_full_as_the_dataset_allows(batches, size):
             left -= expected
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(1, 5), max_size=8), st.booleans())
 def test_the_sizes_of_the_takes_do_not_change_the_order(counts, iterable):
     make = streamed if iterable else letters

@@ -4,7 +4,7 @@ import pickle
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_dapo.config import DAPOConfig
@@ -39,6 +39,7 @@ def test_a_band_of_one_token_punishes_the_longest_completion_alone():
     assert penalties(10, 1, 9, 10) == [0.0, -1.0]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.data())
 def test_penalties_lie_between_minus_one_and_zero_and_never_rise_with_length(maximum, data):
     cache = data.draw(st.integers(1, maximum))
@@ -69,6 +70,7 @@ def test_the_default_band_is_the_papers_share(maximum, cache):
     assert default_soft_punish_cache(maximum) == cache
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**6))
 def test_the_default_band_is_inside_the_completion(maximum):
     assert 1 <= default_soft_punish_cache(maximum) <= maximum
@@ -130,6 +132,7 @@ def test_without_dynamic_sampling_a_length_penalty_alone_is_allowed():
     assert metric_columns([LENGTH_PENALTY], args(dynamic_sampling=False)) == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", LENGTH_PENALTY])))
 def test_every_column_is_either_metric_or_length_penalty(names):
     columns = metric_columns(names, args(dynamic_sampling=False))

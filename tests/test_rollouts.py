@@ -5,7 +5,7 @@ import pickle
 from itertools import chain
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_dapo.sampling import rollouts
@@ -229,6 +229,7 @@ def generated_rows(draw) -> list[Row]:
     return rows
 
 
+@settings(deadline=None)
 @given(generated_rows())
 def test_merge_then_slice_is_identity(rows):
     finished = Round(keeps_going=False)
@@ -236,6 +237,7 @@ def test_merge_then_slice_is_identity(rows):
     assert finished.rows == rows
 
 
+@settings(deadline=None)
 @given(generated_rows(), st.data())
 def test_merging_chosen_rows_is_choosing_from_all(rows, data):
     chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=4))
@@ -322,6 +324,7 @@ def test_a_rank_with_nothing_to_send_takes_part(monkeypatch):
     assert exchange(monkeypatch, calls) == [[row(1)], [row(0)], [row(2)]]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3), st.data())
 def test_every_row_arrives_where_it_is_trained_on(ranks, data):
     ends = st.tuples(st.integers(0, ranks - 1), st.integers(0, ranks - 1))
@@ -363,6 +366,7 @@ def test_no_rounds_have_no_means():
     assert weighted_means([({}, 1)]) == {}
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-5, 5), st.integers(0, 9)), min_size=1, max_size=5))
 def test_a_mean_lies_between_the_rounds(pairs):
     mean = weighted_means([({"a": [value]}, weight) for value, weight in pairs])["a"]

@@ -39,7 +39,11 @@ def yield_to_given(values: dict[str, Any], given: Set[str]) -> list[str]:
     for toggle in TOGGLES:
         if toggle not in given and not agreeing[toggle]:
             values[toggle] = False
-            because = ", ".join(f"{name}={values[name]}" for name in RIVALS[toggle] if name in given)
+            # Of the loss types, only CISPO has to do with the clip range
+            rivals = [name for name in RIVALS[toggle] if name in given]
+            if "epsilon_high" in rivals or "epsilon" in rivals:
+                rivals = [name for name in rivals if name != "loss_type"]
+            because = ", ".join(f"{name}={values[name]}" for name in rivals)
             lines.append(f"{toggle} is off: {because} was given")
     schedule = values["lr_scheduler_type"]
     if {"lr_scheduler_type", "warmup_steps"} & given == {"lr_scheduler_type"} and schedule != "constant_with_warmup":

@@ -1,0 +1,132 @@
+"""Two and three processes over gloo: the same groups everywhere, straddling groups, unequal yields, no hang."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+SCENARIOS = [
+    "whole_groups",
+    "straddling_groups",
+    "one_group_over_both_ranks",
+    "unequal_yields",
+    "iterable",
+    "exhausted",
+    "half_exhausted",
+    "everything",
+    "filter_alone",
+]
+HERE = Path(__file__).parent
+
+
+def launch(folder: Path, processes: int, scenarios: list[str]) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(HERE), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    subprocess.run(
+        [*command, str(HERE / "distributed_worker.py"), str(folder), *scenarios],
+        env=environment,
+        check=True,
+        timeout=300,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    target = tmp_path_factory.mktemp("distributed")
+    launch(target, 2, SCENARIOS)
+    return target
+
+
+def ranks(folder: Path, name: str, processes: int = 2) -> list[dict]:
+    return [json.loads((folder / f"{name}-{processes}-{rank}.json").read_text()) for rank in range(processes)]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_ranks_agree(folder, name):
+    first, second = ranks(folder, name)
+    assert first["parameters"] == second["parameters"]
+    assert first["num_items"] == second["num_items"]
+    assert first["stream"] == second["stream"]
+    # Only the main process keeps logs of its own numbers; the metrics behind them are the same
+    assert len(first["prompts"]) == len(second["prompts"]) > 0
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_rows_of_all_ranks_in_order_are_whole_groups(folder, name):
+    parts = ranks(folder, name)
+    for rollout in range(len(parts[0]["prompts"])):
+        prompts = [prompt for part in parts for prompt in part["prompts"][rollout]]
+        assert len({len(part["prompts"][rollout]) for part in parts}) == 1
+        groups = [prompts[i : i + 4] for i in range(0, len(prompts), 4)]
+        assert all(len(set(group)) == 1 for group in groups)
+        assert len({group[0] for group in groups}) == len(groups)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"), [("whole_groups", 2), ("straddling_groups", 2), ("unequal_yields", 5), ("iterable", 2)]
+)
+def test_only_informative_groups_are_trained_on(folder, name, rule):
+    parts = ranks(folder, name)
+    kept = [prompt for part in parts for rollout in part["prompts"] for prompt in rollout]
+    assert all(int(prompt.split("+")[0]) % rule == 0 for prompt in kept)
+    advantages = [value for part in parts for rollout in part["advantages"] for value in rollout]
+    # Half of a group's rows are right: advantages are plus and minus one number
+    assert all(abs(abs(value) - abs(advantages[0])) < 1e-6 for value in advantages)
+    assert abs(advantages[0]) > 0.5
+
+
+def test_rows_move_where_the_ranks_yield_unequally(folder):
+    # A rank trains on 4 groups of 4 rows. Where it generated fewer, rows come from the other; they arrive whole.
+    for part in ranks(folder, "unequal_yields"):
+        for prompts, completions in zip(part["prompts"], part["completions"], strict=True):
+            assert len(prompts) == len(completions) == 16
+            # `scripted_ids`: the sum of a row's ids is odd in odd rows and even in even ones
+            assert [sum(ids) % 2 for ids in completions] == [0, 1, 0, 1] * 4
+
+
+def test_exhaustion_is_the_same_on_every_rank(folder):
+    for part in ranks(folder, "exhausted"):
+        assert part["num_items"] == [0, 0]
+        assert all(value == 0 for rollout in part["advantages"] for value in rollout)
+    half = ranks(folder, "half_exhausted")
+    assert half[0]["num_items"] == half[1]["num_items"]
+    assert min(half[0]["num_items"]) > 0
+
+
+def test_metrics_are_those_of_all_ranks(folder):
+    logs = ranks(folder, "whole_groups")[0]["logs"]
+    # 8 rows on each of 2 ranks and 2 updates: 8 groups of 4
+    assert logs[0]["dapo/groups_kept"] == 8
+    assert logs[0]["dapo/groups_generated"] > 8
+    assert logs[0]["dapo/accuracy_generated"] == pytest.approx(1 + 0.5 * logs[0]["dapo/frac_informative"])
+
+
+def test_two_processes_keep_the_groups_that_one_keeps(folder, tmp_path):
+    # 16 rows on one process are 8 on each of two: same batch, same refills, same groups, perhaps in another order
+    launch(tmp_path, 1, ["one_process"])
+    alone = ranks(tmp_path, "one_process", 1)[0]
+    both = ranks(folder, "whole_groups")
+    for rollout, prompts in enumerate(alone["prompts"]):
+        rows = sorted(zip(prompts, map(str, alone["completions"][rollout]), strict=True))
+        theirs = [
+            pair
+            for part in both
+            for pair in zip(part["prompts"][rollout], map(str, part["completions"][rollout]), strict=True)
+        ]
+        assert rows == sorted(theirs)
+        assert alone["num_items"][rollout] == both[0]["num_items"][rollout]
+
+
+@pytest.mark.slow
+def test_three_processes(tmp_path):
+    launch(tmp_path, 3, ["whole_groups", "straddling_groups", "unequal_yields", "half_exhausted"])
+    for name in ("whole_groups", "straddling_groups", "unequal_yields", "half_exhausted"):
+        parts = ranks(tmp_path, name, 3)
+        assert parts[0]["parameters"] == parts[1]["parameters"] == parts[2]["parameters"]
+        assert parts[0]["num_items"] == parts[1]["num_items"] == parts[2]["num_items"]
