@@ -8,3 +8,10 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 # Tiny matrices: a second thread costs more than it brings, and results must not hang on the number of cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from hypothesis import settings
+
+
+# On shared cores, a deadline per example measures the machine
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")

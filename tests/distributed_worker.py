@@ -41,7 +41,13 @@ SCENARIOS = {
 
 def main(name: str, folder: Path) -> None:
     rule, rows, dataset, fields = SCENARIOS[name]
-    settings = {"overlong_filtering": False, "max_steps": 4, "ddp_backend": "gloo", **fields}
+    settings = {
+        "overlong_filtering": False,
+        "soft_overlong_punishment": False,
+        "max_steps": 4,
+        "ddp_backend": "gloo",
+        **fields,
+    }
     trainer = build(
         DAPOTrainer,
         dapo_args(folder, per_device_train_batch_size=rows, **settings),

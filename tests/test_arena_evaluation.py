@@ -33,16 +33,16 @@ def dataset():
 
 def test_score_counts_samples_worked_by_hand():
     scored = [
-        Sample("7a+b-=", "#7", 1.0, truncated=False, num_tokens=3),
+        Sample("7a+b-=", "a+8b-7#7", 1.0, truncated=False, num_tokens=9),
         Sample("7a+b-=", "#6", 0.0, truncated=False, num_tokens=3),
         Sample("7a+b-c*=", "a+8?8", 0.0, truncated=True, num_tokens=6),
         Sample("7a+b-c*=", "a+9b-8", 0.0, truncated=True, num_tokens=6),
     ]
     score = _summarise(scored, [2, 2, 3, 3])
-    # 1 of 4 right, 1 of 2 at length 2; of the 2 that were cut the second left a wrong cell behind; 18 tokens over 4
+    # 1 of 4 right, 1 of 2 at length 2; of the 2 that were cut the second left a wrong cell behind; 24 tokens over 4
     assert (score.accuracy, score.accuracy_by_length) == (0.25, {2: 0.5, 3: 0.0})
-    assert (score.truncated, score.truncated_sound, score.mean_length) == (0.5, 0.25, 4.5)
-    assert score.style_shares == {"direct": 0.5, "step": 0.25, "verbose": 0.25}
+    assert (score.truncated, score.truncated_sound, score.mean_length) == (0.5, 0.25, 6.0)
+    assert score.style_shares == {"direct": 0.25, "step": 0.5, "verbose": 0.25}
     assert (score.right, score.wrong) == (scored[0], scored[1])
 
 

@@ -123,8 +123,6 @@ def test_a_group_of_truncated_rows_has_no_gradient_whatever_its_metric():
 
 
 def test_a_degenerate_group_of_truncated_rows_is_neither_all_correct_nor_all_wrong():
-    # BUG: `Verdicts` says "neither when ... no row of it enters the loss", and the code calls these "W" and "C".
-    # Either the sentence or `judge_groups` must change; `dapo/frac_all_wrong` counts them.
     assert facts(0, 0, 0, 0, live=[False] * 4) == "-"
     assert facts(1, 1, 1, 1, live=[False] * 4) == "-"
 

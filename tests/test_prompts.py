@@ -217,9 +217,6 @@ def test_taking_nothing_takes_nothing():
 
 
 def test_batches_that_exhaust_the_dataset_do_not_pile_up_waiting_prompts():
-    # BUG: every `take` that comes back short moves a whole epoch to the waiting list. A batch whose refills run dry
-    # makes two such calls, one short and one empty, and the next batch uses one epoch at most. So the list, the state
-    # file and the time of a draw grow for as long as the run lasts, here by one dataset a batch.
     stream = PromptStream(letters("abcdefgh"), seed=0)
     for _ in range(20):
         batch(stream, 4, 3, 4, 4)

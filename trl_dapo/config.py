@@ -24,6 +24,13 @@ TOGGLES = (
     "dynamic_sampling",
 )
 
+# The field of TRL that a toggle sets, where there is one
+GOVERNED = {
+    "overlong_filtering": "mask_truncated_completions",
+    "clip_higher": "epsilon_high",
+    "token_level_loss": "loss_type",
+}
+
 # Rows of the paper's Table 1, cumulative
 LADDER = ("naive GRPO", *("+ " + toggle.replace("_", " ").replace("clip higher", "clip-higher") for toggle in TOGGLES))
 
@@ -178,13 +185,18 @@ class DAPOConfig(GRPOConfig):
         """
         Returns the six configs of the paper's Table 1, from naive GRPO to DAPO, each adding one toggle.
 
-        The rows are called as in [`LADDER`]; each has a folder of its own under `output_dir`.
+        The rows are called as in [`LADDER`]; each has a folder of its own under `output_dir`. Parameters of a part are
+        left out of the rows in which it is off.
         """
+        given = [toggle for toggle in TOGGLES if toggle in kwargs]
+        if given:
+            raise ValueError(f"`ladder` sets the toggles, and got {given[0]}={kwargs[given[0]]}. Leave it out.")
         configs = []
         for row, name in enumerate(LADDER):
             toggles = {toggle: position < row for position, toggle in enumerate(TOGGLES)}
             folder = f"{row}-" + name.removeprefix("+ ").replace(" ", "-").lower()
-            values: dict[str, Any] = {**kwargs, **toggles}
+            off = [governed for toggle, governed in GOVERNED.items() if not toggles[toggle]]
+            values: dict[str, Any] = {**{key: kwargs[key] for key in kwargs if key not in off}, **toggles}
             configs.append(cls(str(Path(output_dir) / folder), **values))
         return configs
 
@@ -201,9 +213,10 @@ class DAPOConfig(GRPOConfig):
         # Not constructed anew: the host's checks have rewritten some fields in ways that they would not accept again
         for own in fields(cls):
             if own.name not in vars(config):
-                setattr(promoted, own.name, own.default)
+                made = own.default_factory is not MISSING
+                setattr(promoted, own.name, own.default_factory() if made else own.default)
         promoted.__dict__.update(toggles_beside(vars(config)))
-        for name in ("mask_truncated_completions", "epsilon_high", "loss_type"):
+        for name in GOVERNED.values():
             if not _is_set(config, name):
                 setattr(promoted, name, None)
         promoted.updates_per_rollout = max(
@@ -224,15 +237,10 @@ class DAPOConfig(GRPOConfig):
             raise ValueError(f"`without` got {unknown[0]!r}, which is not a toggle. The toggles are {list(TOGGLES)}.")
         copy = object.__new__(type(self))
         copy.__dict__.update(vars(self))
-        governed = {
-            "overlong_filtering": "mask_truncated_completions",
-            "clip_higher": "epsilon_high",
-            "token_level_loss": "loss_type",
-        }
         for toggle in toggles:
             setattr(copy, toggle, False)
-            if toggle in governed:
-                setattr(copy, governed[toggle], None)
+            if toggle in GOVERNED:
+                setattr(copy, GOVERNED[toggle], None)
         copy._settle_toggles()
         return copy
 
@@ -248,7 +256,7 @@ class DAPOConfig(GRPOConfig):
             lines.append(f"`clip_higher` has no effect: loss_type={self.loss_type!r} does not clip.")
         elif self.clip_higher and self.updates_between_generations <= 1:
             lines.append(
-                "`clip_higher` has no effect: with one optimizer update per rollout the importance ratio is exactly 1. "
+                "`clip_higher` has no effect: with one optimizer update per rollout the importance ratio is always 1. "
                 f"Raise `steps_per_generation` ({self.steps_per_generation}) to a multiple of "
                 f"`gradient_accumulation_steps` ({self.gradient_accumulation_steps}): "
                 f"{16 * self.gradient_accumulation_steps} is the paper's 16 updates per rollout."
@@ -287,8 +295,8 @@ class DAPOConfig(GRPOConfig):
         self._settle_overlong_filtering()
         self._settle_clip_higher()
         self._settle_token_level_loss()
-        if self.soft_punish_cache is None:
-            self.soft_punish_cache = default_soft_punish_cache(settled(self.max_completion_length))
+        if self.soft_punish_cache is None and self.max_completion_length is not None:
+            self.soft_punish_cache = default_soft_punish_cache(self.max_completion_length)
         if self.updates_per_rollout is None:
             self.updates_per_rollout = max(1, settled(self.steps_per_generation) // self.gradient_accumulation_steps)
 
@@ -316,24 +324,34 @@ class DAPOConfig(GRPOConfig):
                 f"clip_higher=True contradicts epsilon_high={self.epsilon_high}, which is not above "
                 f"epsilon={self.epsilon}. Raise `epsilon_high` or set clip_higher=False."
             )
-        if not self.clip_higher and self.epsilon_high not in (None, self.epsilon) and self.loss_type != "cispo":
+        raised = self.epsilon_high is not None and self.epsilon_high > self.epsilon
+        if not self.clip_higher and raised and self.loss_type != "cispo":
             raise ValueError(
-                f"clip_higher=False contradicts epsilon_high={self.epsilon_high}, which differs from "
+                f"clip_higher=False contradicts epsilon_high={self.epsilon_high}, which is above "
                 f"epsilon={self.epsilon}. Leave `epsilon_high` out or set clip_higher=True."
             )
 
     def _settle_token_level_loss(self) -> None:
         if self.loss_type is None:
             self.loss_type = "dapo" if self.token_level_loss else "grpo"
+        known = TOKEN_LEVEL_LOSSES + SEQUENCE_LEVEL_LOSSES
+        if self.loss_type not in known:
+            raise ValueError(f"`loss_type` must be one of {list(known)}, got {self.loss_type!r}.")
         agreeing = TOKEN_LEVEL_LOSSES if self.token_level_loss else SEQUENCE_LEVEL_LOSSES
-        if self.loss_type in TOKEN_LEVEL_LOSSES + SEQUENCE_LEVEL_LOSSES and self.loss_type not in agreeing:
+        if self.loss_type not in agreeing:
             raise ValueError(
-                f"token_level_loss={self.token_level_loss} contradicts loss_type={self.loss_type!r}. Leave "
-                f"`loss_type` out, choose one of {list(agreeing)}, or set token_level_loss={not self.token_level_loss}."
+                f"token_level_loss={self.token_level_loss} contradicts loss_type={self.loss_type!r}. Set "
+                f"token_level_loss={not self.token_level_loss}, leave `loss_type` out, or choose one of "
+                f"{list(agreeing)}."
             )
 
     def _check_parameters(self) -> None:
-        if settled(self.soft_punish_cache) < 1:
+        if self.soft_overlong_punishment and self.max_completion_length is None:
+            raise ValueError(
+                "soft_overlong_punishment=True needs a maximum to be measured from, and max_completion_length=None. "
+                "Set `max_completion_length`, or soft_overlong_punishment=False."
+            )
+        if self.soft_punish_cache is not None and self.soft_punish_cache < 1:
             raise ValueError(
                 f"`soft_punish_cache` must be at least 1 token, got {self.soft_punish_cache}. To have no length "
                 "penalty set soft_overlong_punishment=False."

@@ -338,9 +338,10 @@ class DAPOTrainer(GRPOTrainer):
         if any(filler):
             # A length penalty gives degenerate groups an advantage of their own
             output["advantages"][torch.tensor(filler[mine], device=output["advantages"].device)] = 0.0
+            logged: Any = self._logs["advantages"]
             for position, drop in enumerate(filler):
                 if drop:
-                    self._logs["advantages"][position - len(filler)] = 0.0
+                    logged[position - len(filler)] = 0.0
         return output
 
     def _tell_exhaustion(self, candidates: Candidates, wanted: int) -> None:
@@ -370,9 +371,8 @@ class DAPOTrainer(GRPOTrainer):
             return False
         if length_penalties(self.reward_func_names):
             logger.warning(
-                f"`reward_funcs` has a {LENGTH_PENALTY} of its own: that of soft_overlong_punishment=True stands back, "
-                "and dynamic sampling does not look at yours. `soft_punish_cache` and `overlong_penalty_factor` are "
-                "not used."
+                f"`reward_funcs` has a {LENGTH_PENALTY} already: soft_overlong_punishment=True adds no second one, and "
+                "dynamic sampling does not look at yours. Its widths and weight stay as you gave them."
             )
             return False
         # New lists: the host's are those that the user passed

@@ -41,6 +41,11 @@ def metric_columns(names: list[str], args: "DAPOConfig") -> list[int]:
                 f"dynamic_sampling_metric={wanted!r} must name one reward function; {names.count(wanted)} of {names} "
                 "are called so."
             )
+        if wanted == LENGTH_PENALTY:
+            raise ValueError(
+                f"dynamic_sampling_metric={wanted!r} is a length penalty, which does not say whether a completion is "
+                "right. Name another reward function."
+            )
         return [names.index(wanted)]
     columns = [column for column in range(len(names)) if names[column] != LENGTH_PENALTY]
     if not columns and args.dynamic_sampling:

@@ -82,9 +82,10 @@ def judge_groups(metric_PG: torch.Tensor, live_PG: torch.Tensor, tolerance: floa
     lowest_P = metric_PG.masked_fill(~scored_PG, math.inf).amin(dim=1)
     # Without a scored row the range is -inf, which is no variance either
     varied_P = highest_P - lowest_P > tolerance
-    constant_P = scored_PG.any(dim=1) & ~varied_P
+    live_P = live_PG.any(dim=1)
+    constant_P = scored_PG.any(dim=1) & live_P & ~varied_P
     return Verdicts(
-        informative_P=varied_P & live_PG.any(dim=1),
+        informative_P=varied_P & live_P,
         all_correct_P=constant_P & (highest_P > 0),
         all_wrong_P=constant_P & (highest_P <= 0),
     )

@@ -57,9 +57,7 @@ class PromptStream:
             else _MapSource(dataset, seed, shuffle)
         )
         self._distinct = distinct
-        self._epoch = 0
-        self._position = 0
-        self._reader = self._source.read(0)
+        self._open(0)
         self._waiting: list[Place] = []
         self._batch: dict[Any, int] = {}  # identity -> epoch in which this batch took it
 
@@ -95,7 +93,7 @@ class PromptStream:
         return [copy.deepcopy(contents[place]) for place in wanted]
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the position as plain JSON values."""
+        """Returns the position between two batches as plain JSON values."""
         waiting = [[place.epoch, place.ordinal] for place in self._waiting]
         return {"epoch": self._epoch, "position": self._position, "waiting": waiting}
 
@@ -111,31 +109,35 @@ class PromptStream:
                 if place.ordinal >= max(ordinals):
                     break
         self._waiting = [found[epoch, ordinal] for epoch, ordinal in state["waiting"]]
-        self._epoch, self._position = state["epoch"], state["position"]
-        self._reader = self._source.read(self._epoch)
-        for _ in range(self._position):
+        self._open(state["epoch"])
+        for _ in range(state["position"]):
             next(self._reader)
+        self._position = state["position"]
+        self.begin_batch()
 
     def _next_place(self) -> Place | None:
         for index, place in enumerate(self._waiting):
             if self._is_new(place):
                 del self._waiting[index]
                 return self._enter(place)
-        turns = 0
         while True:
-            place = next(self._reader, None)
-            if place is None:
-                # A whole epoch without a prompt that is new to the batch: there is none
-                turns += 1
-                if turns == 2:
-                    return None
-                self._epoch, self._position = self._epoch + 1, 0
-                self._reader = self._source.read(self._epoch)
-                continue
-            self._position += 1
-            if self._is_new(place):
-                return self._enter(place)
-            self._waiting.append(place)
+            untouched = self._position == 0
+            waiting_before = len(self._waiting)
+            for place in self._reader:
+                self._position += 1
+                if self._is_new(place):
+                    return self._enter(place)
+                self._waiting.append(place)
+            if untouched:
+                # A whole epoch holds nothing that is new to the batch. It stays to be read by the next one
+                del self._waiting[waiting_before:]
+                self._open(self._epoch)
+                return None
+            self._open(self._epoch + 1)
+
+    def _open(self, epoch: int) -> None:
+        self._epoch, self._position = epoch, 0
+        self._reader = self._source.read(epoch)
 
     def _is_new(self, place: Place) -> bool:
         # Two rows of one epoch are two rows, even where they hold the same text

@@ -140,19 +140,19 @@ def own_rows(rows: list[Row | None], sources: list[tuple[int, int]], rank: int) 
     """
     moving = [place for place, (source, target) in enumerate(sources) if source != target]
     if moving:
-        sent = {place: _without_environment(rows[place]) for place in moving if rows[place] is not None}
+        held = {place: rows[place] for place in moving}
+        sent = {place: replace(row, environment=None) for place, row in held.items() if row is not None}
         received: dict[int, Row] = {}
         for parcel in gather_object([sent]):
             received.update(parcel)
         rows = [received.get(place, row) for place, row in enumerate(rows)]
-    mine = [rows[place] for place, (_, target) in enumerate(sources) if target == rank]
-    return [row for row in mine if row is not None]
+    return [_present(rows[place]) for place, (_, target) in enumerate(sources) if target == rank]
 
 
-def _without_environment(row: Row | None) -> Row:
+def _present(row: Row | None) -> Row:
     if row is None:
-        raise RuntimeError("a row was to be sent by a rank that does not hold it")
-    return replace(row, environment=None)
+        raise RuntimeError("the ranks disagree about which of them generated a row")
+    return row
 
 
 def merged_generation(rows: list[Row], filler: list[bool]) -> Generation:
