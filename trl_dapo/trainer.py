@@ -371,7 +371,7 @@ class DAPOTrainer(GRPOTrainer):
             return False
         if length_penalties(self.reward_func_names):
             logger.warning(
-                f"`reward_funcs` has a {LENGTH_PENALTY} already: soft_overlong_punishment=True adds no second one, and "
+                f"`reward_funcs` has a {LENGTH_PENALTY} already: soft_overlong_punishment=True adds none, and "
                 "dynamic sampling does not look at yours. Its widths and weight stay as you gave them."
             )
             return False

@@ -28,7 +28,8 @@ from .task import LENGTHS, Style, demonstrate, draw_problem
 from .tokenizer import build_tokenizer
 
 
-# Accuracy of the shipped weights: avg@8 at temperature 1 and 40 new tokens over `held_out_dataset(900)`
+# Accuracy of the shipped weights: avg@8 at temperature 1 and 40 new tokens over `held_out_dataset(900)`. It falls from
+# 0.47 at 2 moves to 0.10 at 10. 14 % of the completions are truncated; 8 % are truncated without an error
 WARM_START_ACCURACY = 0.2635
 
 BATCH_SIZE = 64
