@@ -11,7 +11,7 @@ from typing import NoReturn
 from .errors import UsageError
 
 
-DEFAULT_BUDGET = 8192
+DEFAULT_BUDGET = 16384
 EVAL_EVERY = 8
 
 
@@ -29,6 +29,7 @@ def make_parser(prog: str = "trl-dapo demo") -> argparse.ArgumentParser:
     parser.add_argument(
         "--completions", type=int, default=DEFAULT_BUDGET, help=f"Completions to generate (default: {DEFAULT_BUDGET})."
     )
+    parser.add_argument("--learning_rate", type=float, help="Learning rate of both (default: 3e-4).")
     parser.add_argument(
         "--output_dir", type=Path, default=Path("runs/demo"), help="Where curves.png and results.json go."
     )
@@ -48,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from trl_dapo.arena import load_warm_start
-    from trl_dapo.demo.arm import DAPO, GRPO, ArmResult, held_out_score, run_arm
+    from trl_dapo.demo.arm import DAPO, DEFAULT_LEARNING_RATE, GRPO, ArmResult, held_out_score, run_arm
     from trl_dapo.demo.display import shown
     from trl_dapo.demo.report import result_table, verdict, write_curves, write_json
 
@@ -56,13 +57,14 @@ def _run(options: argparse.Namespace) -> int:
     console.print("The arena: a robot on a ring of 10 cells; `7a+b-c*=` asks where three moves take it from cell 7.")
     start = held_out_score(*load_warm_start())
     console.print(f"The warm start is right {start.accuracy:.1%} of the time on held-out prompts.")
+    learning_rate = DEFAULT_LEARNING_RATE if options.learning_rate is None else options.learning_rate
     results: list[ArmResult] = []
     for seed in range(options.seed, options.seed + options.seeds):
         budget = options.completions
         # DAPO first: refills decide how many completions it generates, and GRPO is given as many
         for arm in (DAPO, GRPO):
             with shown(console, arm.name, seed, budget) as listener:
-                result = run_arm(arm, seed, budget, listener, eval_every=EVAL_EVERY)
+                result = run_arm(arm, seed, budget, listener, EVAL_EVERY, learning_rate)
             console.print(
                 f"{arm.name}, seed {seed}: held-out accuracy {result.score.accuracy:.3f} after {result.completions} "
                 f"completions and {result.updates} updates, {result.seconds:.0f} s"
@@ -84,6 +86,8 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError(f"--seeds must be at least 1, got {options.seeds}.")
     if options.completions < 128:
         raise UsageError(f"--completions must be at least 128, one rollout, got {options.completions}.")
+    if options.learning_rate is not None and not options.learning_rate > 0:
+        raise UsageError(f"--learning_rate must be above 0, got {options.learning_rate:g}.")
     if options.output_dir.exists() and not options.output_dir.is_dir():
         raise UsageError(f"--output_dir {options.output_dir} is a file. Name a folder.")
     for package in ("matplotlib", "scipy"):

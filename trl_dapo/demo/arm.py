@@ -19,6 +19,7 @@ from trl_dapo.trainer import DAPOTrainer
 
 PROMPTS, GENERATIONS, UPDATES = 16, 8, 8
 MAX_COMPLETION_LENGTH = 40
+DEFAULT_LEARNING_RATE = 3e-4
 
 # On a CPU, and with the paper's warm-up of 20 rollouts cut to one: the whole run has a few dozen
 SETTINGS: dict[str, Any] = {
@@ -34,7 +35,6 @@ SETTINGS: dict[str, Any] = {
     "per_device_train_batch_size": PROMPTS * GENERATIONS // UPDATES,
     "updates_per_rollout": UPDATES,
     "max_completion_length": MAX_COMPLETION_LENGTH,
-    "learning_rate": 3e-4,
     "adam_beta2": 0.99,
     "warmup_steps": UPDATES,
 }
@@ -98,7 +98,14 @@ class ArmResult:
 Listener = Callable[[Point], None]
 
 
-def run_arm(arm: Arm, seed: int, budget: int, listener: Listener, eval_every: int = 0) -> ArmResult:
+def run_arm(
+    arm: Arm,
+    seed: int,
+    budget: int,
+    listener: Listener,
+    eval_every: int = 0,
+    learning_rate: float = DEFAULT_LEARNING_RATE,
+) -> ArmResult:
     """
     Returns the result of training from the warm start until `budget` completions are generated.
 
@@ -113,10 +120,12 @@ def run_arm(arm: Arm, seed: int, budget: int, listener: Listener, eval_every: in
             Called after each rollout.
         eval_every (`int`, *optional*, defaults to `0`):
             Rollouts between two measurements on held-out prompts; `0` for none.
+        learning_rate (`float`, *optional*, defaults to `3e-4`):
+            Peak and, after the warm-up, constant learning rate of both arms.
     """
     with tempfile.TemporaryDirectory() as folder:
         rollouts = -(-budget // (PROMPTS * GENERATIONS))
-        values = {**SETTINGS, "seed": seed, "max_steps": rollouts * UPDATES}
+        values = {**SETTINGS, "seed": seed, "learning_rate": learning_rate, "max_steps": rollouts * UPDATES}
         model, tokenizer = load_warm_start()
         trainer = DAPOTrainer(
             model=model,

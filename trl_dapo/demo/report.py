@@ -84,9 +84,12 @@ def write_curves(path: Path, results: list[ArmResult]) -> None:
     for axes, (title, value) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
         for result in results:
             points = [(point.completions, value(point)) for point in result.curve if value(point) is not None]
+            if not points:
+                continue
             label = result.name if result.seed == results[0].seed else None
             axes.plot(*zip(*points, strict=True), color=colours[result.name], alpha=0.8, label=label)
         axes.set(title=title, xlabel="completions generated")
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
     figure.savefig(path, dpi=110)
