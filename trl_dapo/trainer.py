@@ -29,17 +29,16 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import get_config_model_id
 
-from . import environments
+from . import environments, logs
 from .compat import check_host
 from .config import DAPOConfig, settled
-from .metrics import Generated, Trained, length_metrics, rollout_metrics
 from .planning import check_dataset, too_few_prompts
 from .rewards.columns import LENGTH_PENALTY, length_penalties, metric_columns
 from .rewards.overlong import soft_overlong_punishment
 from .sampling.candidates import Candidates
 from .sampling.groups import Selection, judge_groups, raw_metric, refill_size, select_groups
 from .sampling.prompts import PromptStream
-from .sampling.rollouts import Generation, Round, merged_extra_logs, merged_generation, weighted_means
+from .sampling.rollouts import Generation, Round, merged_extra_logs, merged_generation
 
 
 logger = get_logger(__name__)
@@ -239,7 +238,7 @@ class DAPOTrainer(GRPOTrainer):
         finally:
             self._round = None
         groups = list(range(len(candidates.informative)))
-        self._log_groups(candidates, Selection(groups, [False] * len(groups)), exhausted=False)
+        self._log_groups(candidates, Selection(groups, [False] * len(groups)))
         return output
 
     def _train_on_settled(self, num_rows: int) -> dict[str, Any]:
@@ -247,11 +246,10 @@ class DAPOTrainer(GRPOTrainer):
         wanted = num_rows * self.accelerator.num_processes // self.num_generations
         candidates = self._generate_candidates(wanted)
         selection = candidates.in_rank_order(select_groups(candidates.informative, wanted))
-        exhausted = any(selection.filler)
-        if exhausted:
+        if any(selection.filler):
             self._tell_exhaustion(candidates, wanted)
         output = self._score_kept(candidates, selection)
-        self._log_groups(candidates, selection, exhausted)
+        self._log_groups(candidates, selection)
         return output
 
     def _generate_candidates(self, wanted: int) -> Candidates:
@@ -327,7 +325,7 @@ class DAPOTrainer(GRPOTrainer):
         mine = slice(rank * len(rows), (rank + 1) * len(rows))
         filler = [drop for drop in selection.filler for _ in range(self.num_generations)]
         rewards = candidates.column("rewards")[numbers].to(self.accelerator.device)
-        self._log_host_metrics(candidates, selection, numbers)
+        self._log_host_metrics(candidates, selection)
         self._pending_extra_logs.update(merged_extra_logs(rows))
         self._replay = _Replay(merged_generation(rows, filler[mine]), rewards)
         try:
@@ -348,7 +346,8 @@ class DAPOTrainer(GRPOTrainer):
         kept, generated = sum(candidates.informative), len(candidates.informative)
         message = (
             f"Dynamic sampling found {kept} of {wanted} informative groups among {generated} generated in "
-            f"{len(candidates.rounds)} rounds at step {self.state.global_step}. "
+            f"{len(candidates.rounds)} rounds at step {self.state.global_step}; "
+            f"{candidates.column('truncated').double().mean():.0%} of their completions were truncated. "
         )
         if self.args.dynamic_sampling_on_exhaustion == "raise":
             raise RuntimeError(
@@ -360,7 +359,7 @@ class DAPOTrainer(GRPOTrainer):
         if self.args.max_refill_rounds > 0 and self._exhaustions.bit_count() == 1:
             logger.warning(
                 message + f"The other {wanted - kept} stay out of the loss. `dapo/exhausted` counts how often; see "
-                "`dapo/frac_all_correct` and `dapo/frac_all_wrong` for why."
+                "`dapo/frac_all_correct`, `dapo/frac_all_wrong` and `dapo/overlong_frac` for why."
             )
 
     # Rewards
@@ -449,41 +448,24 @@ class DAPOTrainer(GRPOTrainer):
 
     # Logs
 
-    def _log_host_metrics(self, candidates: Candidates, selection: Selection, numbers: list[int]) -> None:
+    def _log_host_metrics(self, candidates: Candidates, selection: Selection) -> None:
         """Gives TRL's own keys the kept rows' values, once."""
-        train = self._metrics["train"]
-        generated = weighted_means((one.host_metrics, len(one.rows)) for one in candidates.rounds)
-        trained = length_metrics(candidates.column("lengths")[numbers], candidates.column("truncated")[numbers])
-        for name, value in {**generated, **trained}.items():
-            train[name].append(value)
-        train["num_tokens"] = [self.state.num_input_tokens_seen]
-        shares = candidates.kept_shares(selection.groups)
-        logged = weighted_means(
-            (one.user_metrics, share) for one, share in zip(candidates.rounds, shares, strict=True)
-        )
-        self._pending_metrics.update({name: [value] for name, value in logged.items()})
+        for name, value in logs.host_metrics(candidates, selection.groups).items():
+            self._metrics["train"][name].append(value)
+        self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
+        for name, value in logs.user_metrics(candidates, selection.groups).items():
+            self._pending_metrics[name] = [value]
 
-    def _log_groups(self, candidates: Candidates, selection: Selection, exhausted: bool) -> None:
+    def _log_groups(self, candidates: Candidates, selection: Selection) -> None:
         rewards = candidates.column("rewards")
         self.completions_generated += len(rewards)
-        penalties = length_penalties(self.reward_func_names)
-        kept = candidates.row_numbers(selection.groups)
-        teaches = [candidates.informative[group] for group in selection.groups]
         self._log_rollout(
-            rollout_metrics(
-                Generated(
-                    metric_B=self._raw_metric(rewards),
-                    lengths_B=candidates.column("lengths"),
-                    truncated_B=candidates.column("truncated"),
-                    verdicts=candidates.verdicts,
-                    refill_rounds=candidates.refill_rounds,
-                ),
-                Trained(
-                    informative_groups=sum(teaches),
-                    exhausted=exhausted,
-                    length_penalties_B=rewards[kept][:, penalties].sum(dim=1),
-                    updates_per_rollout=self.args.updates_between_generations,
-                ),
+            logs.group_metrics(
+                candidates,
+                selection,
+                metric_B=self._raw_metric(rewards),
+                length_penalty_columns=length_penalties(self.reward_func_names),
+                updates_per_rollout=self.args.updates_between_generations,
             )
         )
 

@@ -1,0 +1,77 @@
+"""
+What a rollout of several rounds logs: TRL's keys for the rows that are trained on, and the `dapo/*` keys.
+
+Pure: a table of candidates in, numbers by name out.
+"""
+
+import torch
+
+from .metrics import Generated, Trained, length_metrics, rollout_metrics
+from .sampling.candidates import Candidates
+from .sampling.groups import Selection
+from .sampling.rollouts import weighted_means
+
+
+CALLS, FAILURES = "tools/call_frequency", "tools/failure_frequency"
+
+
+def host_metrics(candidates: Candidates, groups: list[int]) -> dict[str, float]:
+    """
+    Returns what TRL's `_generate` would have logged: lengths of the rows of `groups`, and the rest, which cannot be
+    told by row, over all that was generated.
+    """
+    rows = [len(one.rows) for one in candidates.rounds]
+    generated = weighted_means(zip((one.host_metrics for one in candidates.rounds), rows, strict=True))
+    # Failures are a share of the calls, not of the rows
+    calls = [
+        sum(one.host_metrics.get(CALLS, [])) * weight for one, weight in zip(candidates.rounds, rows, strict=True)
+    ]
+    failures = ({FAILURES: one.host_metrics.get(FAILURES, [])} for one in candidates.rounds)
+    numbers = candidates.row_numbers(groups)
+    trained = length_metrics(candidates.column("lengths")[numbers], candidates.column("truncated")[numbers])
+    return {**generated, **weighted_means(zip(failures, calls, strict=True)), **trained}
+
+
+def user_metrics(candidates: Candidates, groups: list[int]) -> dict[str, float]:
+    """Returns what reward functions logged through `log_metric`, each round weighted by its rows among `groups`."""
+    shares = candidates.kept_shares(groups)
+    return weighted_means(zip((one.user_metrics for one in candidates.rounds), shares, strict=True))
+
+
+def group_metrics(
+    candidates: Candidates,
+    selection: Selection,
+    metric_B: torch.Tensor,
+    length_penalty_columns: list[int],
+    updates_per_rollout: float,
+) -> dict[str, float]:
+    """
+    Returns the `dapo/*` metrics of a rollout but the seconds.
+
+    Args:
+        candidates ([`Candidates`]):
+            All that was generated, B rows.
+        selection ([`Selection`]):
+            The groups that are trained on.
+        metric_B (`torch.Tensor`):
+            Raw metric of the candidates, shape `(B,)`.
+        length_penalty_columns (`list[int]`):
+            Reward columns that hold length penalties.
+        updates_per_rollout (`float`):
+            Optimizer updates until the next rollout.
+    """
+    rewards = candidates.column("rewards")[candidates.row_numbers(selection.groups)]
+    generated = Generated(
+        metric_B=metric_B,
+        lengths_B=candidates.column("lengths"),
+        truncated_B=candidates.column("truncated"),
+        verdicts=candidates.verdicts,
+        refill_rounds=candidates.refill_rounds,
+    )
+    trained = Trained(
+        informative_groups=sum(candidates.informative[group] for group in selection.groups),
+        exhausted=any(selection.filler),
+        length_penalties_B=rewards[:, length_penalty_columns].sum(dim=1),
+        updates_per_rollout=updates_per_rollout,
+    )
+    return rollout_metrics(generated, trained)
