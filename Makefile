@@ -54,5 +54,5 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/bin/python pyproject.toml
-	$(PIP) -e '.[lint]'
+	$(PIP) -e '.[report,lint]'
 	@touch $@

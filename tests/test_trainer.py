@@ -433,3 +433,29 @@ def test_inert_parts_are_told_at_start(tmp_path, caplog):
         )
     assert any("`clip_higher` has no effect" in message for message in caplog.messages)
     assert any("`soft_overlong_punishment` is not soft" in message for message in caplog.messages)
+
+
+def test_training_again_starts_at_the_first_prompt_and_sees_a_new_dataset(tmp_path):
+    script = scripted_rollout()
+    trainer = build(
+        DAPOTrainer,
+        dapo_args(tmp_path, max_steps=2),
+        reward_funcs=parity_reward,
+        rollout_func=script,
+        train_dataset=plain_dataset(32),
+    )
+    trainer.train()
+    trainer.train()
+    # As the host does; within a run no prompt comes twice before all have been served
+    assert script.calls[0] == script.calls[1]
+    trainer.train_dataset = plain_dataset(40).select(range(36, 40))
+    trainer.train()
+    assert set(script.calls[2]) == {"36+37=", "37+38=", "38+39=", "39+40="}
+
+
+def test_unused_columns_are_removed_where_the_host_removes_them(tmp_path):
+    def reward(completion_ids, **kwargs):
+        assert "answer" not in kwargs
+        return parity_reward(completion_ids)
+
+    run(tmp_path, reward_funcs=reward, remove_unused_columns=True)

@@ -24,6 +24,7 @@ import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather
 from datasets import Dataset, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig, GRPOTrainer
@@ -135,13 +136,18 @@ class DAPOTrainer(GRPOTrainer):
         self._adds_length_penalty = self._add_length_penalty()
         self._metric_columns = metric_columns(self.reward_func_names, args)
         # Placeholder rows of an environment that makes up its prompts are all alike
-        self._stream = PromptStream(
-            self.train_dataset, args.seed, bool(self.shuffle_dataset), distinct=train_dataset is not None
-        )
+        self._prompts_differ = train_dataset is not None
+        self._stream = self._open_stream()
         for line in args.inert_parts():
             logger.warning(line)
 
-    # Seams of the host, in the order in which a rollout passes through them
+    # Seams of the host, in the order in which a run passes through them
+
+    def get_train_dataloader(self) -> DataLoader:
+        # Called once per `train`, which starts the dataset from its beginning; with dynamic sampling the loader only
+        # says how many batches a run has
+        self._stream = self._open_stream()
+        return super().get_train_dataloader()
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
@@ -227,6 +233,12 @@ class DAPOTrainer(GRPOTrainer):
         self.completions_generated = state["completions_generated"]
 
     # A rollout
+
+    def _open_stream(self) -> PromptStream:
+        dataset = self.train_dataset
+        if isinstance(dataset, Dataset):
+            dataset = self._remove_unused_columns(dataset, "training")
+        return PromptStream(dataset, self.args.seed, bool(self.shuffle_dataset), distinct=self._prompts_differ)
 
     def _train_on_all(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """One pass of the host, watched: without dynamic sampling, every group is trained on."""

@@ -29,7 +29,7 @@ def make_parser(prog: str = "trl-dapo demo") -> argparse.ArgumentParser:
     parser.add_argument(
         "--completions", type=int, default=DEFAULT_BUDGET, help=f"Completions to generate (default: {DEFAULT_BUDGET})."
     )
-    parser.add_argument("--learning_rate", type=float, help="Learning rate of both (default: 3e-4).")
+    parser.add_argument("--learning_rate", type=float, help="Learning rate of both (default: 2e-4).")
     parser.add_argument(
         "--output_dir", type=Path, default=Path("runs/demo"), help="Where curves.png and results.json go."
     )

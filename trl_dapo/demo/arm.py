@@ -19,7 +19,7 @@ from trl_dapo.trainer import DAPOTrainer
 
 PROMPTS, GENERATIONS, UPDATES = 16, 8, 8
 MAX_COMPLETION_LENGTH = 40
-DEFAULT_LEARNING_RATE = 3e-4
+DEFAULT_LEARNING_RATE = 2e-4
 
 # On a CPU, and with the paper's warm-up of 20 rollouts cut to one: the whole run has a few dozen
 SETTINGS: dict[str, Any] = {
@@ -120,7 +120,7 @@ def run_arm(
             Called after each rollout.
         eval_every (`int`, *optional*, defaults to `0`):
             Rollouts between two measurements on held-out prompts; `0` for none.
-        learning_rate (`float`, *optional*, defaults to `3e-4`):
+        learning_rate (`float`, *optional*, defaults to `2e-4`):
             Peak and, after the warm-up, constant learning rate of both arms.
     """
     with tempfile.TemporaryDirectory() as folder:
