@@ -4,6 +4,7 @@
 
 import argparse
 import importlib.util
+import sys
 import warnings
 from pathlib import Path
 from typing import NoReturn
@@ -13,6 +14,7 @@ from .errors import UsageError
 
 DEFAULT_BUDGET = 16384
 EVAL_EVERY = 8
+FILE_WIDTH = 120
 
 
 def make_parser(prog: str = "trl-dapo demo") -> argparse.ArgumentParser:
@@ -53,7 +55,8 @@ def _run(options: argparse.Namespace) -> int:
     from trl_dapo.demo.display import shown
     from trl_dapo.demo.report import result_table, verdict, write_curves, write_json
 
-    console = Console()
+    # Files have no width; 80 columns would break the table
+    console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
     console.print("The arena: a robot on a ring of 10 cells; `7a+b-c*=` asks where three moves take it from cell 7.")
     start = held_out_score(*load_warm_start())
     console.print(f"The warm start is right {start.accuracy:.1%} of the time on held-out prompts.")
