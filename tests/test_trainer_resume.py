@@ -49,3 +49,13 @@ def test_checkpoint_of_another_version_is_refused(tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": 99}))
     with pytest.raises(ValueError, match="version 99"):
         run(tmp_path, 4, resume=True)
+
+
+def test_checkpoint_of_a_longer_dataset_is_refused(tmp_path):
+    fields = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2, "overlong_filtering": False}
+    train(DAPOTrainer, dapo_args(tmp_path, **fields), reward_funcs=parity_reward, train_dataset=plain_dataset(32))
+    path = tmp_path / "checkpoint-2" / STATE_FILE
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({**state, "prompts": {"epoch": 0, "position": 20, "waiting": []}}))
+    with pytest.raises(ValueError, match="prompt 20 of epoch 0, and the dataset has only 13 prompts"):
+        run(tmp_path, 4, resume=True)

@@ -217,11 +217,14 @@ class DAPOTrainer(GRPOTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not self.args.dynamic_sampling:
+        if checkpoint is None:
             return
         path = Path(checkpoint) / STATE_FILE
         if not path.is_file():
-            logger.warning(f"{checkpoint} has no {STATE_FILE}: the prompts start again at the first of the dataset.")
+            logger.warning(
+                f"{checkpoint} has no {STATE_FILE}: with dynamic sampling, prompts start again at the first of the "
+                "dataset, and `completions_generated` at 0."
+            )
             return
         state = json.loads(path.read_text())
         if state.get("version") != STATE_VERSION:
@@ -377,7 +380,7 @@ class DAPOTrainer(GRPOTrainer):
     # Rewards
 
     def _add_length_penalty(self) -> bool:
-        """Appends TRL's soft overlong punishment behind the user's reward functions, unless he brings it himself."""
+        """Appends TRL's soft overlong punishment behind the user's reward functions, unless one is among them."""
         if not self.args.soft_overlong_punishment:
             return False
         if length_penalties(self.reward_func_names):

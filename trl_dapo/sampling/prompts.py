@@ -10,6 +10,7 @@ import copy
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -98,7 +99,11 @@ class PromptStream:
         return {"epoch": self._epoch, "position": self._position, "waiting": waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Moves to a position that [`~PromptStream.state_dict`] returned for the same dataset and seed."""
+        """
+        Moves to a position that [`~PromptStream.state_dict`] returned for the same dataset and seed.
+
+        Raises `ValueError` where the dataset is too short for it.
+        """
         waiting = {(epoch, ordinal) for epoch, ordinal in state["waiting"]}
         found: dict[tuple[int, int], Place] = {}
         for epoch in sorted({epoch for epoch, _ in waiting}):
@@ -108,10 +113,14 @@ class PromptStream:
                     found[epoch, place.ordinal] = place
                 if place.ordinal >= max(ordinals):
                     break
-        self._waiting = [found[epoch, ordinal] for epoch, ordinal in state["waiting"]]
         self._open(state["epoch"])
-        for _ in range(state["position"]):
-            next(self._reader)
+        passed = sum(1 for _ in islice(self._reader, state["position"]))
+        if passed < state["position"] or len(found) < len(waiting):
+            raise ValueError(
+                f"the saved position is prompt {state['position']} of epoch {state['epoch']}, and the dataset has "
+                f"only {passed} prompts: it is not the one that the position was saved for."
+            )
+        self._waiting = [found[epoch, ordinal] for epoch, ordinal in state["waiting"]]
         self._position = state["position"]
         self.begin_batch()
 
