@@ -155,7 +155,7 @@ def test_no_groups_have_no_verdicts():
     assert verdicts.informative_P.shape == (0,)
 
 
-# -------------------------------------------------------------------------------------------------- regression: survey
+# ---------------------------------------------------------------------------------------------- defects of others
 
 CONSTANTS = (
     torch.arange(-200, 201, dtype=torch.float64).div(100).float()

@@ -92,7 +92,7 @@ def test_a_streamed_dataset_without_shuffling_comes_as_it_is():
     assert [batch(stream, 4)[0] for _ in range(2)] == ["abcd", "abcd"]
 
 
-# -------------------------------------------------------------------------------------------------- regression: survey
+# ---------------------------------------------------------------------------------------------- defects of others
 
 
 def test_d2_refills_are_not_trls_repeated_batches():

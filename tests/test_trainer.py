@@ -20,41 +20,9 @@ from tiny import (
     scripted_rollout,
     share_reward,
 )
-from training import build, dapo_args, host_args, loss_mask, record_rollouts, train
+from training import build, dapo_args, even, groups_of, host_args, loss_mask, never, run, train
 from trl_dapo import DAPOConfig, DAPOTrainer
 from trl_dapo.loss import group_advantages
-
-
-# `plain_dataset` has the prompts "0+1=", "1+2=", ...: of these, the even ones are made informative
-def even(text: str) -> bool:
-    return int(text.split("+")[0]) % 2 == 0
-
-
-def never(text: str) -> bool:
-    return False
-
-
-def run(tmp_path, rewardable=even, reward_funcs=parity_reward, dataset=None, cls=DAPOTrainer, args=None, **fields):
-    """Trains on scripted rollouts; returns the run, its rollouts and the prompts of each generation call."""
-    script = scripted_rollout(rewardable)
-    recorded = []
-    # A scripted row in three is truncated; without overlong filtering every row counts
-    fields = {"overlong_filtering": False, "max_steps": 2, **fields}
-    result = train(
-        cls,
-        args or dapo_args(tmp_path, **fields),
-        prepare=lambda trainer: recorded.append(record_rollouts(trainer)),
-        reward_funcs=reward_funcs,
-        rollout_func=script,
-        train_dataset=plain_dataset(32) if dataset is None else dataset,
-    )
-    return result, recorded[0], script.calls
-
-
-def groups_of(prompts: list[str]) -> list[str]:
-    """The prompts of the groups, each of which must be 4 equal rows in a row."""
-    assert all(len(set(prompts[i : i + 4])) == 1 for i in range(0, len(prompts), 4))
-    return prompts[::4]
 
 
 def test_trained_batch_is_full_and_informative(tmp_path):
@@ -68,7 +36,7 @@ def test_trained_batch_is_full_and_informative(tmp_path):
 
 
 def test_refills_are_prompts_that_the_batch_does_not_hold(tmp_path):
-    # D2, D3 of the survey: TRL's dataloader would serve the same batch again
+    # The dataloader of TRL would serve the same batch again
     _, _, calls = run(tmp_path, max_steps=4)
     assert len(calls) > 2
     first = list(itertools.takewhile(lambda call: call is not calls[-1], calls))
@@ -77,7 +45,7 @@ def test_refills_are_prompts_that_the_batch_does_not_hold(tmp_path):
 
 
 def test_the_last_round_is_looked_at(tmp_path):
-    # D1: one refill is allowed, and the batch is only full with what it brings. In TRL's order for seed 0, of the
+    # One refill is allowed, and the batch is only full with what it brings. In TRL's order for seed 0, of the
     # first 4 prompts some are odd, and a refill of as many as the deficit asks for brings enough even ones.
     result, rollouts, calls = run(tmp_path, max_refill_rounds=1)
     assert len(calls) == 2
@@ -94,7 +62,7 @@ def test_no_round_is_generated_beyond_the_bound(tmp_path):
 
 
 def test_exhaustion_keeps_what_was_found(tmp_path):
-    # D4: with one informative prompt in the dataset, that group is trained on and nothing else
+    # With one informative prompt in the dataset, that group is trained on and nothing else
     result, rollouts, _ = run(tmp_path, rewardable=lambda text: text == "6+7=", max_refill_rounds=8)
     (rollout,) = rollouts
     trained = loss_mask(rollout).sum(dim=1) > 0

@@ -8,8 +8,8 @@ import torch
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from tiny import plain_dataset, snapshot, tiny_args, tiny_model, tiny_tokenizer
-from trl_dapo import DAPOConfig
+from tiny import parity_reward, plain_dataset, scripted_rollout, snapshot, tiny_args, tiny_model, tiny_tokenizer
+from trl_dapo import DAPOConfig, DAPOTrainer
 
 
 @dataclass
@@ -117,3 +117,35 @@ def loss_mask(rollout: dict[str, Any]) -> torch.Tensor:
     """Which tokens of a rollout enter the loss, shape `(B, T)`."""
     mask = rollout["completion_mask"]
     return mask * rollout["tool_mask"] if "tool_mask" in rollout else mask
+
+
+def even(text: str) -> bool:
+    """Of a prompt of `plain_dataset`, "0+1=", "1+2=", ...: whether its first number is even."""
+    return int(text.split("+")[0]) % 2 == 0
+
+
+def never(text: str) -> bool:
+    return False
+
+
+def run(tmp_path, rewardable=even, reward_funcs=parity_reward, dataset=None, cls=DAPOTrainer, args=None, **fields):
+    """Trains on scripted rollouts; returns the run, its rollouts and the prompts of each generation call."""
+    script = scripted_rollout(rewardable)
+    recorded = []
+    # A scripted row in three is truncated; without overlong filtering every row counts
+    fields = {"overlong_filtering": False, "max_steps": 2, **fields}
+    result = train(
+        cls,
+        args or dapo_args(tmp_path, **fields),
+        prepare=lambda trainer: recorded.append(record_rollouts(trainer)),
+        reward_funcs=reward_funcs,
+        rollout_func=script,
+        train_dataset=plain_dataset(32) if dataset is None else dataset,
+    )
+    return result, recorded[0], script.calls
+
+
+def groups_of(prompts: list[str]) -> list[str]:
+    """The prompts of the groups, each of which must be 4 equal rows in a row."""
+    assert all(len(set(prompts[i : i + 4])) == 1 for i in range(0, len(prompts), 4))
+    return prompts[::4]
