@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForSequenceClassification
 
 from tiny import (
     AsyncRewardingEnvironment,
@@ -83,6 +83,28 @@ def test_model_from_a_path_with_a_reference_model_and_kl(tmp_path):
         fields={"beta": 0.1},
     )
     assert result.logs[-1]["kl"] > 0
+
+
+def test_quantized_model_with_an_adapter(tmp_path):
+    # NF4 works on blocks of 64 weights
+    model = save_tiny_model(tmp_path / "model", tiny_tokenizer(), hidden=64)
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+    )
+    result, _ = run(
+        tmp_path / "out",
+        model=model,
+        quantization_config=quantization,
+        peft_config=tiny_lora(),
+        reward_funcs=parity_reward,
+        train_dataset=plain_dataset(32),
+        fields={"model_init_kwargs": {"dtype": "float32"}, "max_steps": 2},
+    )
+    assert result.trainer.model.is_loaded_in_4bit
+    # Only the adapter is trained, and it is
+    assert result.gradients[0]
+    assert all("lora_" in name for name in result.gradients[0])
+    assert any(gradient.abs().sum() > 0 for gradient in result.gradients[0].values())
 
 
 def test_reward_model_beside_a_function(tmp_path):

@@ -61,6 +61,7 @@ def group_metrics(
             Optimizer updates until the next rollout.
     """
     rewards = candidates.column("rewards")[candidates.row_numbers(selection.groups)]
+    informative = candidates.informative
     generated = Generated(
         metric_B=metric_B,
         lengths_B=candidates.column("lengths"),
@@ -69,7 +70,7 @@ def group_metrics(
         refill_rounds=candidates.refill_rounds,
     )
     trained = Trained(
-        informative_groups=sum(candidates.informative[group] for group in selection.groups),
+        informative_groups=sum(informative[group] for group in selection.groups),
         exhausted=any(selection.filler),
         length_penalties_B=rewards[:, length_penalty_columns].sum(dim=1),
         updates_per_rollout=updates_per_rollout,
