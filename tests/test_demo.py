@@ -125,7 +125,7 @@ def test_interval_is_students():
 
 def test_verdict_is_paired_and_modest():
     one = [result("GRPO", 0, 0.5), result("DAPO", 0, 0.6)]
-    assert verdict(one).startswith("DAPO - GRPO = +0.100 at equal completions, with one seed")
+    assert verdict(one).startswith("DAPO - GRPO = +0.100 at equal completions, from one seed")
     # paired differences 0.1, 0.3, 0.2: mean 0.2, s 0.1, half width 0.248 as above
     three = [
         result(n, s, a)

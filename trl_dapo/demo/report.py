@@ -52,7 +52,7 @@ def verdict(results: list[ArmResult]) -> str:
     seeds = len(by_name["DAPO"])
     if seeds == 1:
         return (
-            f"DAPO - GRPO = {difference:+.3f} at equal completions, with one seed: seeds differ by more than that. "
+            f"DAPO - GRPO = {difference:+.3f} at equal completions, from one seed, which says little. "
             "`trl-dapo demo --seeds 8` gives an interval."
         )
     paired = [dapo - grpo for dapo, grpo in zip(by_name["DAPO"], by_name["GRPO"], strict=True)]
