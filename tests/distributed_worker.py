@@ -6,7 +6,22 @@ from pathlib import Path
 
 import torch
 
-from tiny import constant_reward, iterable_dataset, parity_reward, plain_dataset, scripted_rollout, snapshot
+from tiny import (
+    CountingEnvironment,
+    constant_reward,
+    conversational_dataset,
+    environment_factory,
+    iterable_dataset,
+    parity_reward,
+    plain_dataset,
+    script_generation,
+    scripted_rollout,
+    snapshot,
+    tiny_tool_tokenizer,
+    tool_call,
+    tool_turns,
+    total_reward,
+)
 from training import build, dapo_args, record_rollouts
 from trl_dapo import DAPOTrainer
 
@@ -39,7 +54,8 @@ SCENARIOS = {
 }
 
 
-def main(name: str, folder: Path) -> None:
+def scripted(name: str, folder: Path) -> DAPOTrainer:
+    """A trainer on scripted rollouts."""
     rule, rows, dataset, fields = SCENARIOS[name]
     settings = {
         "overlong_filtering": False,
@@ -48,13 +64,33 @@ def main(name: str, folder: Path) -> None:
         "ddp_backend": "gloo",
         **fields,
     }
-    trainer = build(
+    return build(
         DAPOTrainer,
         dapo_args(folder, per_device_train_batch_size=rows, **settings),
         reward_funcs=[parity_reward, constant_reward],
         rollout_func=scripted_rollout(RULES[rule]),
         train_dataset=dataset,
     )
+
+
+def with_environments(name: str, folder: Path) -> DAPOTrainer:
+    """A trainer whose rows live in environments: one question in seven is informative, so rows have to move."""
+    call = tool_turns(lambda number, row: tool_call("add", amount=9) if number % 7 == 0 and row == 0 else None)
+    settings = {"overlong_filtering": False, "soft_overlong_punishment": False, "ddp_backend": "gloo", "max_steps": 2}
+    trainer = build(
+        DAPOTrainer,
+        dapo_args(folder, max_completion_length=256, **settings),
+        processing_class=tiny_tool_tokenizer(),
+        train_dataset=conversational_dataset(120),
+        environment_factory=environment_factory(CountingEnvironment),
+        reward_funcs=total_reward,
+    )
+    script_generation(trainer, call)
+    return trainer
+
+
+def main(name: str, folder: Path) -> None:
+    trainer = with_environments(name, folder) if name == "environments" else scripted(name, folder)
     rollouts = record_rollouts(trainer)
     trainer.train()
     result = {
@@ -71,6 +107,7 @@ def main(name: str, folder: Path) -> None:
             for log in trainer.state.log_history
         ],
         "stream": trainer._stream.state_dict(),
+        "environments": [None if one is None else sum(one.amounts) for one in trainer.environments or []],
     }
     rank = trainer.accelerator.process_index
     (folder / f"{name}-{trainer.accelerator.num_processes}-{rank}.json").write_text(json.dumps(result))

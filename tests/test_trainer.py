@@ -167,6 +167,19 @@ def test_rows_without_a_reward_stay_unscored_beside_the_length_penalty(tmp_path,
     assert all(torch.isfinite(torch.tensor(result.losses)))
 
 
+def test_an_unscored_row_of_a_scored_group_has_no_advantage(tmp_path):
+    def all_but_the_last(completion_ids, **kwargs):
+        scores = parity_reward(completion_ids)
+        return [None if place % 4 == 3 else score for place, score in enumerate(scores)]
+
+    _, rollouts, _ = run(tmp_path, rewardable=None, reward_funcs=all_but_the_last, soft_punish_cache=8)
+    advantages = rollouts[0]["advantages"].view(4, 4)
+    # Its length penalty alone, -1/8 to -1, would set it apart from the other three
+    assert torch.equal(advantages[:, 3], torch.zeros(4))
+    torch.testing.assert_close(advantages.sum(dim=1), torch.zeros(4), atol=1e-5, rtol=0)
+    assert (advantages[:, 1] > 0).all()
+
+
 def test_no_reward_at_all_is_bounded_and_finite(tmp_path):
     result, rollouts, calls = run(tmp_path, reward_funcs=none_reward, max_refill_rounds=2)
     assert len(calls) == 3

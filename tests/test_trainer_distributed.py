@@ -19,6 +19,7 @@ SCENARIOS = [
     "half_exhausted",
     "everything",
     "filter_alone",
+    "environments",
 ]
 HERE = Path(__file__).parent
 
@@ -88,6 +89,17 @@ def test_rows_move_where_the_ranks_yield_unequally(folder):
             assert len(prompts) == len(completions) == 16
             # `scripted_ids`: the sum of a row's ids is odd in odd rows and even in even ones
             assert [sum(ids) % 2 for ids in completions] == [0, 1, 0, 1] * 4
+
+
+def test_environments_stay_where_they_were_and_rows_move_without_them(folder):
+    parts = ranks(folder, "environments")
+    moved = [value for part in parts for value in part["environments"] if value is None]
+    assert 0 < len(moved) < 32
+    for part in parts:
+        assert len(part["environments"]) == 16
+        # Row 0 of each group added 9; a row that came from the other rank has no environment here
+        for place, total in enumerate(part["environments"]):
+            assert total in (None, 9 if place % 4 == 0 else 0)
 
 
 def test_exhaustion_is_the_same_on_every_rank(folder):
