@@ -261,35 +261,18 @@ def test_group_of_truncated_rows_teaches_nothing_when_they_are_filtered(tmp_path
     assert 0 < filtered.logs[0]["dapo/frac_informative"] < everything.logs[0]["dapo/frac_informative"]
 
 
-def test_dropped_groups_are_never_scored_by_the_model(tmp_path):
-    rows = []
+def test_dropped_groups_are_never_scored_by_the_model(tmp_path, monkeypatch):
+    forward, rows = GRPOTrainer._get_per_token_logps_and_entropies, []
 
-    def count(trainer):
-        forward = GRPOTrainer._get_per_token_logps_and_entropies
+    def counted(self, model, input_ids, *rest, **kwargs):
+        if not torch.is_grad_enabled():
+            rows.append(len(input_ids))
+        return forward(self, model, input_ids, *rest, **kwargs)
 
-        def counted(model, input_ids, *rest, **kwargs):
-            if trainer._round is None and not torch.is_grad_enabled():
-                rows.append(len(input_ids))
-            return forward(trainer, model, input_ids, *rest, **kwargs)
-
-        # The stub for candidates sits above this method, so only rows of the final batch come here
-        trainer.__class__ = type("Counting", (DAPOTrainer,), {})
-        GRPOTrainer._get_per_token_logps_and_entropies = lambda self, *args, **kwargs: counted(*args, **kwargs)
-        return forward
-
-    forward = GRPOTrainer._get_per_token_logps_and_entropies
-    try:
-        result = train(
-            DAPOTrainer,
-            dapo_args(tmp_path, max_steps=2, overlong_filtering=False),
-            prepare=count,
-            reward_funcs=parity_reward,
-            rollout_func=scripted_rollout(even),
-            train_dataset=plain_dataset(32),
-        )
-    finally:
-        GRPOTrainer._get_per_token_logps_and_entropies = forward
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", counted)
+    result, _, _ = run(tmp_path)
     assert result.logs[0]["dapo/groups_generated"] > 4
+    # Log-probs before the updates: of the 4 groups of 4 that are kept, once
     assert sum(rows) == 16
 
 
