@@ -31,6 +31,21 @@ GOVERNED = {
     "token_level_loss": "loss_type",
 }
 
+# Switches on the prompt stream of dynamic sampling
+PROMPT_SWITCHES = ("skip_degenerate", "skip_solved_above", "prompt_selection")
+
+# Values of fields that take one of a few words
+CHOICES = {
+    "dynamic_sampling_on_exhaustion": ("fill", "raise"),
+    "skip_degenerate": (None, "greso"),
+    "prompt_selection": (None, "thompson"),
+    "surplus": ("discard", "carry"),
+    "token_level_scope": ("batch", "prompt"),
+}
+
+# Losses that are a sum over tokens divided by one number for all of a rollout's updates
+TOKEN_SUM_LOSSES = ("dapo", "cispo")
+
 # Rows of the paper's Table 1, cumulative
 LADDER = ("naive GRPO", *("+ " + toggle.replace("_", " ").replace("clip higher", "clip-higher") for toggle in TOGGLES))
 
@@ -90,6 +105,39 @@ class DAPOConfig(GRPOConfig):
             What to do when the rounds are spent and the batch is not full: `"fill"` it with degenerate groups that
             stay out of the loss and of its denominator, or `"raise"`.
 
+        > Which prompts are generated, and how many at once
+
+        max_round_batches (`float`, *optional*, defaults to `1.0`):
+            Size of a generation round at most, in generation batches. TRL's generation with transformers holds a whole
+            round in memory; with vLLM, or memory to spare, a larger bound saves refill rounds where few groups are
+            informative.
+        skip_degenerate (`str`, *optional*):
+            `"greso"` skips prompts whose groups were degenerate at their last visits, with a probability that rises
+            with the number of these visits ([GRESO](https://huggingface.co/papers/2506.02177)).
+        skip_solved_above (`float`, *optional*):
+            Never again generate a prompt of which at least this share of completions was right at its last visit (no
+            positive resampling, [ScaleRL](https://huggingface.co/papers/2510.13786) has 0.9).
+        prompt_selection (`str`, *optional*):
+            `"thompson"` chooses prompts whose pass rate, drawn from its Beta posterior, is closest to 1/2
+            ([MoPPS](https://huggingface.co/papers/2507.04632)).
+        surplus (`str`, *optional*, defaults to `"discard"`):
+            What becomes of informative groups beyond the batch: `"discard"`, which keeps training on-policy, or
+            `"carry"` them into the next batch with the log-probs of the policy that generated them.
+        surplus_max_age (`int`, *optional*):
+            Oldest carried group, in optimizer updates since it was generated. Defaults to the updates of one rollout,
+            so that a group can serve in the next rollout only.
+
+        > Weights of tokens
+
+        token_level_scope (`str`, *optional*, defaults to `"batch"`):
+            Tokens that a token's loss is divided by: those of the `"batch"` (TRL, verl), or those of its own group,
+            `"prompt"`, averaged over groups, as Eq. 12 of the paper is written.
+
+        > Reward functions
+
+        reward_timeout (`float`, *optional*):
+            Seconds after which one call of an asynchronous reward function counts as failed. By default none.
+
         > Parameters whose default differs from TRL's
 
         updates_per_rollout (`int`, *optional*):
@@ -146,6 +194,32 @@ class DAPOConfig(GRPOConfig):
     dynamic_sampling_on_exhaustion: str = field(
         default="fill",
         metadata={"help": "When the rounds are spent: 'fill' with groups outside of the loss, or 'raise'."},
+    )
+    max_round_batches: float = field(
+        default=1.0, metadata={"help": "Size of a generation round at most, in generation batches."}
+    )
+    skip_degenerate: str | None = field(
+        default=None, metadata={"help": "'greso': skip prompts that were degenerate at their last visits."}
+    )
+    skip_solved_above: float | None = field(
+        default=None,
+        metadata={"help": "Never again generate prompts with at least this share of right completions, e.g. 0.9."},
+    )
+    prompt_selection: str | None = field(
+        default=None, metadata={"help": "'thompson': choose prompts with a pass rate close to 1/2."}
+    )
+    surplus: str = field(
+        default="discard", metadata={"help": "Informative groups beyond the batch: 'discard' or 'carry' them over."}
+    )
+    surplus_max_age: int | None = field(
+        default=None,
+        metadata={"help": "Oldest carried group, in optimizer updates. By default the updates of one rollout."},
+    )
+    token_level_scope: str = field(
+        default="batch", metadata={"help": "Tokens are averaged over the 'batch', or over each 'prompt' first."}
+    )
+    reward_timeout: float | None = field(
+        default=None, metadata={"help": "Seconds that a call of an asynchronous reward function may take."}
     )
     updates_per_rollout: int | None = field(
         default=None, metadata={"help": "Optimizer updates per pass over a rollout. 4 by default; the paper has 16."}
@@ -243,6 +317,11 @@ class DAPOConfig(GRPOConfig):
                 setattr(copy, GOVERNED[toggle], None)
         copy._settle_toggles()
         return copy
+
+    @property
+    def selects_prompts(self) -> bool:
+        """Whether some prompts are passed over for what they taught so far."""
+        return any(getattr(self, name) is not None for name in PROMPT_SWITCHES)
 
     @property
     def updates_between_generations(self) -> float:
@@ -359,15 +438,56 @@ class DAPOConfig(GRPOConfig):
         for name in ("overlong_penalty_factor", "max_refill_rounds", "dynamic_sampling_tolerance"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        if self.dynamic_sampling_on_exhaustion not in ("fill", "raise"):
-            raise ValueError(
-                f"`dynamic_sampling_on_exhaustion` must be 'fill' or 'raise', got "
-                f"{self.dynamic_sampling_on_exhaustion!r}."
-            )
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                listed = " or ".join(repr(value) for value in allowed)
+                raise ValueError(f"`{name}` must be {listed}, got {getattr(self, name)!r}.")
         if self.dynamic_sampling_on_exhaustion == "raise" and self.max_refill_rounds == 0:
             raise ValueError(
                 "max_refill_rounds=0 contradicts dynamic_sampling_on_exhaustion='raise': without refills, the first "
                 "degenerate group would end the run. Set 'fill', or allow refills."
+            )
+
+        self._check_prompt_switches()
+        if self.token_level_scope == "prompt":
+            self.check_token_weights("token_level_scope='prompt'")
+        if self.reward_timeout is not None and not self.reward_timeout > 0:
+            raise ValueError(f"`reward_timeout` must be above 0 seconds, got {self.reward_timeout}.")
+
+    def _check_prompt_switches(self) -> None:
+        if not self.max_round_batches >= 1:
+            raise ValueError(f"`max_round_batches` must be at least 1, got {self.max_round_batches}.")
+        if self.skip_solved_above is not None and not 0 < self.skip_solved_above <= 1:
+            raise ValueError(f"`skip_solved_above` must be above 0 and at most 1, got {self.skip_solved_above}.")
+        if self.surplus_max_age is not None and self.surplus_max_age < self.updates_between_generations:
+            raise ValueError(
+                f"surplus_max_age={self.surplus_max_age} is below the {self.updates_between_generations:g} updates "
+                "between two rollouts, so that no group could be carried. Raise it, or leave it out."
+            )
+        if self.surplus_max_age is not None and self.surplus != "carry":
+            raise ValueError(
+                f"surplus_max_age={self.surplus_max_age} says how long surplus groups are carried, and "
+                f"surplus={self.surplus!r} carries none. Set surplus='carry', or leave `surplus_max_age` out."
+            )
+        switched = [name for name in PROMPT_SWITCHES if getattr(self, name) is not None]
+        switched += ["surplus"] if self.surplus == "carry" else []
+        if switched and not self.dynamic_sampling:
+            raise ValueError(
+                f"{switched[0]}={getattr(self, switched[0])!r} is a switch of dynamic sampling, and "
+                f"dynamic_sampling=False. Leave `{switched[0]}` out, or set dynamic_sampling=True."
+            )
+
+    def check_token_weights(self, name: str) -> None:
+        """Raises `ValueError`, naming what asks for token weights, where the loss cannot be weighted by token."""
+        if self.loss_type not in TOKEN_SUM_LOSSES:
+            raise ValueError(
+                f"`{name}` needs a loss_type among {list(TOKEN_SUM_LOSSES)}, which are a sum over tokens divided by "
+                f"one number, and loss_type={self.loss_type!r} is not. Set one of them, or leave `{name}` out."
+            )
+        if self.beta != 0:
+            raise ValueError(
+                f"`{name}` weights the tokens of the policy's loss, and the KL penalty of beta={self.beta} would keep "
+                f"weights of its own. Set beta=0, or leave `{name}` out."
             )
 
     def _changes_since(self, config: GRPOConfig) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 
 from .metrics import Generated, Trained, length_metrics, rollout_metrics
 from .sampling.candidates import Candidates
-from .sampling.groups import Selection
+from .sampling.groups import Selection, Verdicts
 from .sampling.rollouts import weighted_means
 
 
@@ -44,6 +44,7 @@ def group_metrics(
     metric_B: torch.Tensor,
     length_penalty_columns: list[int],
     updates_per_rollout: float,
+    step: int,
 ) -> dict[str, float]:
     """
     Returns the `dapo/*` metrics of a rollout but the seconds.
@@ -54,23 +55,31 @@ def group_metrics(
         selection ([`Selection`]):
             The groups that are trained on.
         metric_B (`torch.Tensor`):
-            Raw metric of the candidates, shape `(B,)`.
+            Raw metric of the candidates, shape `(B,)`, those carried from earlier rollouts included.
         length_penalty_columns (`list[int]`):
             Reward columns that hold length penalties.
         updates_per_rollout (`float`):
             Optimizer updates until the next rollout.
+        step (`int`):
+            Optimizer updates so far.
     """
     rewards = candidates.column("rewards")[candidates.row_numbers(selection.groups)]
-    informative = candidates.informative
+    informative, carried = candidates.informative, candidates.carried_groups
+    ages = step - candidates.column("steps")[:: candidates.num_generations]
+    verdicts = candidates.verdicts
     generated = Generated(
-        metric_B=metric_B,
-        lengths_B=candidates.column("lengths"),
-        truncated_B=candidates.column("truncated"),
-        verdicts=candidates.verdicts,
+        metric_B=metric_B[candidates.new_rows],
+        lengths_B=candidates.column("lengths")[candidates.new_rows],
+        truncated_B=candidates.column("truncated")[candidates.new_rows],
+        verdicts=Verdicts(
+            verdicts.informative_P[carried:], verdicts.all_correct_P[carried:], verdicts.all_wrong_P[carried:]
+        ),
         refill_rounds=candidates.refill_rounds,
     )
     trained = Trained(
         informative_groups=sum(informative[group] for group in selection.groups),
+        surplus_groups=len(candidates.surplus(selection)),
+        ages_of_carried_P=ages[[group for group in selection.groups if group < carried]],
         exhausted=any(selection.filler),
         length_penalties_B=rewards[:, length_penalty_columns].sum(dim=1),
         updates_per_rollout=updates_per_rollout,

@@ -25,9 +25,14 @@ class Generated:
 
 @dataclass(frozen=True)
 class Trained:
-    """The final batch. `length_penalties_B` has shape `(B,)`, 0 to -1, NaN where a row was not scored."""
+    """
+    The final batch, and what it had no place for. `length_penalties_B` has shape `(B,)`, 0 to -1, NaN where a row was
+    not scored; `ages_of_carried_P` the optimizer updates since the generation of each group from an earlier rollout.
+    """
 
     informative_groups: int
+    surplus_groups: int
+    ages_of_carried_P: torch.Tensor
     exhausted: bool
     length_penalties_B: torch.Tensor
     updates_per_rollout: float
@@ -49,6 +54,9 @@ def rollout_metrics(generated: Generated, trained: Trained) -> dict[str, float]:
         "dapo/refill_rounds": float(generated.refill_rounds),
         "dapo/groups_generated": float(groups),
         "dapo/groups_kept": float(trained.informative_groups),
+        "dapo/surplus_groups": float(trained.surplus_groups),
+        "dapo/carried_groups": float(len(trained.ages_of_carried_P)),
+        "dapo/carried_age": _mean(trained.ages_of_carried_P),
         "dapo/samples_per_informative_group": len(generated.metric_B) / max(trained.informative_groups, 1),
         "dapo/exhausted": float(trained.exhausted),
         "dapo/overlong_frac": _mean(generated.truncated_B),

@@ -19,6 +19,7 @@ from trl_dapo.trainer import DAPOTrainer
 
 PROMPTS, GENERATIONS, UPDATES = 16, 8, 8
 MAX_COMPLETION_LENGTH = 40
+TRAINING_PROMPTS = 4096
 DEFAULT_LEARNING_RATE = 2e-4
 
 # On a CPU, and with the paper's warm-up of 20 rollouts cut to one: the whole run has a few dozen
@@ -42,10 +43,11 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Arm:
-    """A row of the comparison: its name and how its config is made."""
+    """A row of the comparison: its name, how its config is made, and what trains."""
 
     name: str
     config: Callable[..., DAPOConfig]
+    trainer: type[DAPOTrainer] = DAPOTrainer
 
 
 GRPO = Arm("GRPO", DAPOConfig.naive_grpo)
@@ -105,6 +107,7 @@ def run_arm(
     listener: Listener,
     eval_every: int = 0,
     learning_rate: float = DEFAULT_LEARNING_RATE,
+    training_prompts: int = TRAINING_PROMPTS,
 ) -> ArmResult:
     """
     Returns the result of training from the warm start until `budget` completions are generated.
@@ -122,16 +125,18 @@ def run_arm(
             Rollouts between two measurements on held-out prompts; `0` for none.
         learning_rate (`float`, *optional*, defaults to `2e-4`):
             Peak and, after the warm-up, constant learning rate of both arms.
+        training_prompts (`int`, *optional*, defaults to `4096`):
+            Size of the training dataset.
     """
     with tempfile.TemporaryDirectory() as folder:
         rollouts = -(-budget // (PROMPTS * GENERATIONS))
         values = {**SETTINGS, "seed": seed, "learning_rate": learning_rate, "max_steps": rollouts * UPDATES}
         model, tokenizer = load_warm_start()
-        trainer = DAPOTrainer(
+        trainer = arm.trainer(
             model=model,
             reward_funcs=arena_accuracy,
             args=arm.config(folder, **values),
-            train_dataset=train_dataset(4096, seed=seed),
+            train_dataset=train_dataset(training_prompts, seed=seed),
             processing_class=tokenizer,
         )
         watcher = _Watcher(trainer, budget, listener, eval_every)

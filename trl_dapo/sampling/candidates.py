@@ -52,16 +52,37 @@ class Candidates:
         return self.verdicts.informative_P.tolist() if self.rounds else []
 
     @property
+    def generation_rounds(self) -> int:
+        """Rounds that were generated for this batch."""
+        return sum(not one.carried for one in self.rounds)
+
+    @property
     def refill_rounds(self) -> int:
-        return len(self.rounds) - 1
+        return max(self.generation_rounds - 1, 0)
+
+    @property
+    def carried_groups(self) -> int:
+        """Groups that earlier batches had no place for; they are the first ones."""
+        return sum(len(one.rewards) for one in self.rounds if one.carried) // self.num_generations
+
+    @property
+    def new_rows(self) -> slice:
+        """The rows of [`~Candidates.column`] that were generated for this batch."""
+        return slice(self.carried_groups * self.num_generations, None)
 
     def column(self, name: str) -> torch.Tensor:
-        """Returns a row tensor of [`Round`] over all rounds and ranks: `rewards`, `lengths` or `truncated`."""
+        """Returns a row tensor of [`Round`], such as `rewards` or `lengths`, over all rounds and ranks."""
         return torch.cat([getattr(one, name) for one in self.rounds])
 
     def row_numbers(self, groups: list[int]) -> list[int]:
         """Returns the rows of these groups, as indices into [`~Candidates.column`]."""
         return [group * self.num_generations + offset for group in groups for offset in range(self.num_generations)]
+
+    def surplus(self, selection: Selection) -> list[int]:
+        """Returns the informative groups that are not among the selected ones, the latest first."""
+        chosen = set(selection.groups)
+        spare = [group for group, teaches in enumerate(self.informative) if teaches and group not in chosen]
+        return spare[::-1]
 
     def in_rank_order(self, selection: Selection) -> Selection:
         """Returns the same groups ordered by the rank that generated them, so that few rows have to move."""

@@ -1,5 +1,5 @@
 """
-Which groups are informative, how many more to generate, and which to train on.
+Which groups are informative, and which to train on.
 
 Pure: tensors and numbers in, values out. Knows nothing of trainers, tokens or ranks beyond their number. The one
 invariant: a decision is a function of the *raw metric* of all ranks, so every rank takes the same one.
@@ -89,30 +89,6 @@ def judge_groups(metric_PG: torch.Tensor, live_PG: torch.Tensor, tolerance: floa
         all_correct_P=constant_P & (highest_P > 0),
         all_wrong_P=constant_P & (highest_P <= 0),
     )
-
-
-def refill_size(deficit: int, kept: int, generated: int, multiple_of: int, limit: int) -> int:
-    """
-    Returns how many groups to generate next: the deficit divided by the share of groups that were informative so far.
-
-    The share is that of Laplace's rule, `(kept + 1) / (generated + 2)`, so that a round without any informative group
-    still gives a finite answer.
-
-    Args:
-        deficit (`int`):
-            Informative groups still missing, at least 1.
-        kept (`int`):
-            Informative groups found so far.
-        generated (`int`):
-            Groups generated so far.
-        multiple_of (`int`):
-            The answer is rounded up to a multiple of this, so that its rows divide evenly over the ranks.
-        limit (`int`):
-            Upper bound in groups, itself a multiple of `multiple_of`: the size of one generation batch.
-    """
-    keep_rate = (kept + 1) / (generated + 2)
-    wanted = min(math.ceil(deficit / keep_rate), limit)
-    return math.ceil(wanted / multiple_of) * multiple_of
 
 
 def select_groups(informative: list[bool], wanted: int) -> Selection:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from datasets import Dataset, IterableDataset
 
+from .history import PromptHistory
+
 
 Row = dict[str, Any]
 
@@ -35,7 +37,8 @@ class PromptStream:
     Prompts in a deterministic order, each once per epoch, reshuffled every epoch.
 
     Within one batch no prompt is served twice: when an epoch ends inside a batch, prompts of the next epoch that the
-    batch already holds wait for the next batch.
+    batch already holds wait for the next batch. Prompts that the history skips, or that Thompson sampling does not
+    choose, are passed over until the next epoch; where nothing else is left for the batch, they are served after all.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
@@ -47,10 +50,23 @@ class PromptStream:
         distinct (`bool`, *optional*, defaults to `True`):
             Whether a batch must not hold a prompt twice. `False` where rows are placeholders and an environment makes
             up the prompt.
+        history ([`~history.PromptHistory`], *optional*):
+            What is known of the prompts, and which of them are not worth generating. By default all are.
+
+    Attributes:
+        served (`int`):
+            Prompts served so far, repeats included.
+        passed_over (`int`):
+            Prompts passed over so far.
     """
 
     def __init__(
-        self, dataset: Dataset | IterableDataset, seed: int, shuffle: bool = True, distinct: bool = True
+        self,
+        dataset: Dataset | IterableDataset,
+        seed: int,
+        shuffle: bool = True,
+        distinct: bool = True,
+        history: PromptHistory | None = None,
     ) -> None:
         self._source = (
             _IterableSource(dataset, seed, shuffle)
@@ -58,13 +74,24 @@ class PromptStream:
             else _MapSource(dataset, seed, shuffle)
         )
         self._distinct = distinct
+        self._history = PromptHistory(seed) if history is None else history
+        self._length: int | None = len(dataset) if isinstance(dataset, Dataset) else None
         self._open(0)
         self._waiting: list[Place] = []
         self._batch: dict[Any, int] = {}  # identity -> epoch in which this batch took it
+        self._lenient = False  # whether this batch takes prompts that the history would skip
+        self.served = 0
+        self.passed_over = 0
+
+    @property
+    def progress(self) -> float:
+        """Passes through the dataset so far; whole passes only while an iterable dataset's length is not known."""
+        return self._epoch + (self._position / self._length if self._length else 0.0)
 
     def begin_batch(self) -> None:
         """Forgets which prompts the last batch holds."""
         self._batch = {}
+        self._lenient = False
 
     def take(self, count: int, multiple_of: int = 1) -> list[Place]:
         """
@@ -73,16 +100,12 @@ class PromptStream:
         Where the dataset has no more such prompts, it returns as many as there are, rounded down to a multiple of
         `multiple_of`; what is rounded off waits for the next batch.
         """
-        places: list[Place] = []
-        while len(places) < count:
-            place = self._next_place()
-            if place is None:
-                break
-            places.append(place)
+        places = self._candidates(count)
         surplus = len(places) % multiple_of
         if surplus:
             self._waiting = places[-surplus:] + self._waiting
             places = places[:-surplus]
+        self.served += len(places)
         return places
 
     def rows(self, places: list[Place], copies: int, part: slice = slice(None)) -> list[Row]:
@@ -96,7 +119,14 @@ class PromptStream:
     def state_dict(self) -> dict[str, Any]:
         """Returns the position between two batches as plain JSON values."""
         waiting = [[place.epoch, place.ordinal] for place in self._waiting]
-        return {"epoch": self._epoch, "position": self._position, "waiting": waiting}
+        return {
+            "epoch": self._epoch,
+            "position": self._position,
+            "length": self._length,
+            "waiting": waiting,
+            "served": self.served,
+            "passed_over": self.passed_over,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
@@ -122,27 +152,64 @@ class PromptStream:
             )
         self._waiting = [found[epoch, ordinal] for epoch, ordinal in state["waiting"]]
         self._position = state["position"]
+        self._length = state["length"]
+        self.served, self.passed_over = state["served"], state["passed_over"]
         self.begin_batch()
 
-    def _next_place(self) -> Place | None:
-        for index, place in enumerate(self._waiting):
-            if self._is_new(place):
-                del self._waiting[index]
+    def _candidates(self, count: int) -> list[Place]:
+        """Returns `count` places in the order of the stream or, with Thompson sampling, the best of a larger pool."""
+        places: list[Place] = []
+        while len(places) < count * self._history.pool:
+            # A pool ends with the epoch, beyond which prompts come up again
+            place = self._next_place(may_turn=len(places) < count)
+            if place is None:
+                break
+            places.append(place)
+        if len(places) <= count:
+            return places
+        distances = {place: self._history.distance(place.identity, place.epoch, place.ordinal) for place in places}
+        chosen = set(sorted(places, key=lambda place: distances[place])[:count])
+        kept = {place.identity for place in chosen}
+        for place in places:
+            if place.identity not in kept:
+                self._batch.pop(place.identity, None)
+        self.passed_over += len(places) - count
+        return [place for place in places if place in chosen]
+
+    def _next_place(self, may_turn: bool = True) -> Place | None:
+        """Returns the next place that this batch may hold; with `may_turn=False` none beyond the epoch's end."""
+        for place in [place for place in self._waiting if self._is_new(place)]:
+            self._waiting.remove(place)
+            if not self._is_skipped(place):
                 return self._enter(place)
         while True:
             untouched = self._position == 0
-            waiting_before = len(self._waiting)
+            waiting_before, passed_over_before = len(self._waiting), self.passed_over
             for place in self._reader:
                 self._position += 1
-                if self._is_new(place):
+                if not self._is_new(place):
+                    self._waiting.append(place)
+                elif not self._is_skipped(place):
                     return self._enter(place)
-                self._waiting.append(place)
-            if untouched:
-                # A whole epoch holds nothing that is new to the batch. It stays to be read by the next one
-                del self._waiting[waiting_before:]
-                self._open(self._epoch)
+            self._length = self._position
+            if not untouched:
+                if not may_turn:
+                    return None
+                self._open(self._epoch + 1)
+                continue
+            # A whole epoch holds nothing for the batch. It is read again: now, if the history was in the way, else by
+            # the next batch
+            del self._waiting[waiting_before:]
+            self._open(self._epoch)
+            if self._lenient or self.passed_over == passed_over_before:
                 return None
-            self._open(self._epoch + 1)
+            self.passed_over = passed_over_before
+            self._lenient = True
+
+    def _is_skipped(self, place: Place) -> bool:
+        skipped = not self._lenient and self._history.skips(place.identity, place.epoch, place.ordinal)
+        self.passed_over += skipped
+        return skipped
 
     def _open(self, epoch: int) -> None:
         self._epoch, self._position = epoch, 0

@@ -10,11 +10,13 @@ Letters: B rows of all ranks in a round, b rows of this rank, F reward functions
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 import torch
 from accelerate.utils import gather_object
+
+from ..plain import is_plain
 
 
 # What `GRPOTrainer._generate` returns, in its order
@@ -23,7 +25,10 @@ Generation = tuple[list, list, list | None, list, list | None, dict[str, Any], l
 
 @dataclass
 class Row:
-    """One completion with all that belongs to it. `environment` stays on the rank that generated the row."""
+    """
+    One completion with all that belongs to it. `environment` stays on the rank that generated the row.
+    `behaviour_logps` are the log-probs of the policy that generated it, where that is not the one that trains on it.
+    """
 
     inputs: dict[str, Any]
     prompt: Any
@@ -35,12 +40,18 @@ class Row:
     images: list | None
     tool_images: list
     extra_logs: dict[str, Any] = field(default_factory=dict)
+    behaviour_logps: list[float] | None = None
     environment: Any = None
 
     @property
     def trained_length(self) -> int:
         """Tokens that the policy generated, without those of tools and environments."""
         return len(self.completion_ids) if self.tool_mask is None else sum(self.tool_mask)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but numbers, text and tensors belongs to the row, so that it can be saved."""
+        return is_plain({own.name: getattr(self, own.name) for own in fields(self)}) and not self.tool_images
 
     def replay_inputs(self) -> dict[str, Any]:
         """
@@ -67,6 +78,10 @@ class Round:
             Generated tokens of all ranks' rows, shape `(B,)`.
         truncated (`torch.Tensor`):
             Whether a row ran into `max_completion_length`, all ranks, shape `(B,)`.
+        steps (`torch.Tensor`):
+            Optimizer step at which a row was generated, all ranks, shape `(B,)`.
+        carried (`bool`):
+            Whether the rows come from earlier rollouts, which had no place for them.
         host_metrics (`dict[str, list[float]]`):
             What the host logged while it generated.
         user_metrics (`dict[str, list[float]]`):
@@ -78,8 +93,21 @@ class Round:
     rewards: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
     lengths: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     truncated: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
+    steps: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    carried: bool = False
     host_metrics: dict[str, list[float]] = field(default_factory=dict)
     user_metrics: dict[str, list[float]] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the round as plain values; of rows without environments and images."""
+        values = {own.name: getattr(self, own.name) for own in fields(self)}
+        return {**values, "rows": [vars(row) for row in self.rows]}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> Self:
+        """Returns the round that [`~Round.state_dict`] was called on."""
+        values: dict[str, Any] = {**state, "rows": [Row(**row) for row in state["rows"]]}
+        return cls(**values)
 
     def record_generation(self, prompts: list, generation: Generation) -> None:
         """Splits what the host generated into rows."""

@@ -1,0 +1,224 @@
+"""
+What every online trainer here shares: TRL's `GRPOTrainer`, resumed exactly, with reward functions that fail by name.
+
+TRL saves neither the completions that it has still to train on nor its place among them, so a run resumed inside a
+rollout generates anew. Here a checkpoint holds both, what was counted since the last log, and its last file is written
+before an older checkpoint is removed. The invariant: a run that was killed and resumed computes what it would have
+computed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from accelerate.utils import gather_object
+from torch.utils.data import Sampler
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, get_last_checkpoint
+from trl import GRPOConfig
+from trl import GRPOTrainer as HostTrainer
+
+from .checkpoints import choose, rank_file, read_state, write_state
+from .config import settled
+from .plain import is_plain
+from .rewards.failures import named
+
+
+logger = get_logger(__name__)
+
+
+class GRPOTrainer(HostTrainer):
+    """
+    [`~trl.GRPOTrainer`] that resumes anywhere, and whose errors name the reward function and the row.
+
+    Takes what [`~trl.GRPOTrainer`] takes, in the same order. Training is the host's, bit for bit.
+
+    Attributes:
+        reward_timeout (`float`, *optional*):
+            Seconds that one call of an asynchronous reward function may take.
+    """
+
+    reward_timeout: float | None = None
+
+    args: GRPOConfig
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._epochs_behind = 0
+        self._unlogged: dict[str, Any] | None = None
+        super().__init__(*args, **kwargs)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *rest: Any, **kwargs: Any) -> TrainOutput:
+        """
+        Trains, as [`~trl.GRPOTrainer`] does.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                Folder of a checkpoint, or `True` for the newest in `output_dir`. Where it is not whole, because the
+                run was killed while it was written, the newest whole one before it is taken, and the log says so.
+            *rest, **kwargs:
+                As for [`~transformers.Trainer`].
+
+        Raises:
+            `ValueError`: Where no checkpoint is whole, or the one asked for was not written by this package.
+        """
+        self._epochs_behind, self._unlogged = 0, None
+        if resume_from_checkpoint:
+            resume_from_checkpoint = self._whole_checkpoint(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *rest, **kwargs)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Sampler:
+        sampler: Any = super()._get_train_sampler(dataset)
+        # The host's sampler draws an order per epoch, and in a resumed run begins again with the first epoch's
+        for _ in range(self._epochs_behind if sampler.shuffle else 0):
+            torch.randperm(sampler.num_samples, generator=sampler.generator)
+        return sampler
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
+        given: list[Any] = self.reward_funcs
+        self.reward_funcs = [
+            named(function, name, self.reward_timeout)
+            for function, name in zip(given, self.reward_func_names, strict=True)
+        ]
+        try:
+            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        finally:
+            self.reward_funcs = given
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        if self._unlogged is not None:
+            # The host sets both to their start once it has loaded the checkpoint
+            self._tr_loss += self._unlogged["loss"]
+            self._globalstep_last_logged = self._unlogged["since"]
+            self._unlogged = None
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model, trial) -> None:
+        # Ours first: the host ends with its own state and then removes older checkpoints
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.args.should_save:
+            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+            write_state(folder, self._shared_state())
+        if not self.args.save_only_model:
+            torch.save(self._rank_state(), folder / rank_file(self.accelerator.process_index))
+        super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # Every process has written its files before the main one ends the checkpoint and removes an older one
+        self.accelerator.wait_for_everyone()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        state = read_state(Path(checkpoint))
+        self._load_shared_state(state)
+        path = Path(checkpoint) / rank_file(self.accelerator.process_index)
+        if state["processes"] == self.accelerator.num_processes:
+            self._load_rank_state(torch.load(path, map_location="cpu", weights_only=True))
+        else:
+            self._check_other_layout(checkpoint, state)
+
+    def _shared_state(self) -> dict[str, Any]:
+        """Returns what is the same on every process, as plain JSON values."""
+        return {
+            "processes": 0 if self.args.save_only_model else self.accelerator.num_processes,
+            "inside_rollout": self._is_inside_rollout,
+            "steps_per_generation": self.args.steps_per_generation,
+            "num_iterations": self.num_iterations,
+        }
+
+    def _load_shared_state(self, state: dict[str, Any]) -> None:
+        for name in ("steps_per_generation", "num_iterations"):
+            if state["inside_rollout"] and state[name] != getattr(self.args, name):
+                raise ValueError(
+                    f"the checkpoint was saved inside a rollout with {name}={state[name]}, and this run has "
+                    f"{name}={getattr(self.args, name)}. Resume with the same value, or from a checkpoint saved at "
+                    "the end of a rollout."
+                )
+
+    def _rank_state(self) -> dict[str, Any]:
+        """Returns what each process has of its own: tensors and plain values."""
+        return {
+            "step": self._step,
+            "buffered_inputs": self._buffered_inputs if self._is_inside_rollout else None,
+            "unlogged": {"loss": self._tr_loss, "since": self._globalstep_last_logged},
+            "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
+            "completions": self._completion_logs(),
+        }
+
+    def _load_rank_state(self, state: dict[str, Any]) -> None:
+        self._step = state["step"]
+        self._buffered_inputs = _on_device(state["buffered_inputs"], self.accelerator.device)
+        self._unlogged = {**state["unlogged"], "loss": state["unlogged"]["loss"].to(self.accelerator.device)}
+        self._metrics["train"].clear()
+        self._metrics["train"].update(state["metrics"])
+        logs: dict[str, Any] = self._logs
+        for name, rows in state["completions"].items():
+            columns = {name: rows} if isinstance(rows, list) else rows
+            for column, values in columns.items():
+                (logs if isinstance(rows, list) else logs[name])[column].extend(values)
+
+    def _check_other_layout(self, checkpoint: str, state: dict[str, Any]) -> None:
+        if state["processes"] and state["inside_rollout"]:
+            raise ValueError(
+                f"{checkpoint} was saved inside a rollout by {state['processes']} processes, each with its own rows, "
+                f"and this run has {self.accelerator.num_processes}. Resume with {state['processes']}, or from a "
+                "checkpoint saved at the end of a rollout."
+            )
+        cause = (
+            f"it was saved by {state['processes']} processes, and this run has {self.accelerator.num_processes}"
+            if state["processes"]
+            else "it was saved with save_only_model=True"
+        )
+        logger.warning(f"Resuming from {checkpoint} is not exact: {cause}.")
+
+    def _completion_logs(self) -> dict[str, Any]:
+        """Returns the rows of the completions table that the next log will hold; images are left out."""
+        if not (self.log_completions and self._is_inside_rollout):
+            return {}
+        logs: dict[str, Any] = self._logs
+        plain = {name: list(logs[name]) for name in ("prompt", "completion", "advantages")}
+        columns = {
+            name: {column: list(values) for column, values in logs[name].items()} for name in ("rewards", "extra")
+        }
+        return {name: rows for name, rows in {**plain, **columns}.items() if is_plain(rows)}
+
+    @property
+    def _is_inside_rollout(self) -> bool:
+        return self._step % (settled(self.args.steps_per_generation) * self.num_iterations) != 0
+
+    def _whole_checkpoint(self, asked: str | bool) -> str:
+        """Returns the checkpoint to resume from, the same on every process."""
+        output_dir = settled(self.args.output_dir)
+        newest = get_last_checkpoint(output_dir) if asked is True and Path(output_dir).is_dir() else asked
+        if newest is None or newest is True:
+            raise ValueError(
+                f"resume_from_checkpoint=True, and output_dir={output_dir!r} holds no checkpoint. Leave it out to "
+                "start anew, or give the folder of a checkpoint."
+            )
+        folder, lines = choose(str(newest))
+        found = sorted(set(gather_object([str(folder)])))
+        if len(found) > 1:
+            # Nodes without shared storage see their own files; what one process cannot read, none takes
+            folder = min(found, key=lambda name: int(name.rsplit("-", 1)[-1]))
+        for line in lines:
+            logger.warning(line)
+        state = json.loads((Path(folder) / TRAINER_STATE_NAME).read_text())
+        self._epochs_behind = int(state["epoch"] or 0)
+        return str(folder)
+
+
+def _on_device(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _on_device(item, device) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_on_device(item, device) for item in value]
+    return value

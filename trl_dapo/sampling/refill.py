@@ -1,0 +1,102 @@
+"""
+How many groups a generation round asks for, from the share of groups that were informative lately.
+
+Pure. A round that is too small costs another round, one that is too large costs completions; both are decided by the
+distribution of the number of informative groups that a round will bring, not by its mean. The invariant: the size is a
+function of counts that are the same on every rank.
+"""
+
+import math
+
+import torch
+
+
+# A refill is large enough to fill the batch with this probability, so that one in ten needs another round
+QUANTILE = 0.9
+
+# The first round is as likely too large as too small: a refill may still follow
+FIRST_QUANTILE = 0.5
+
+# Weight of a rollout's counts in the next one; the policy changes, and prompts with it. A memory of five rollouts
+DECAY = 0.8
+
+
+class KeepRate:
+    """
+    The share of generated groups that are informative, as counts over recent rollouts.
+
+    Attributes:
+        kept (`float`):
+            Informative groups, those of earlier rollouts discounted.
+        generated (`float`):
+            Groups, discounted alike.
+    """
+
+    def __init__(self) -> None:
+        self.kept = 0.0
+        self.generated = 0.0
+
+    def begin_rollout(self) -> None:
+        """Discounts what earlier rollouts counted."""
+        self.kept *= DECAY
+        self.generated *= DECAY
+
+    def observe(self, kept: int, generated: int) -> None:
+        """Adds the counts of a round."""
+        self.kept += kept
+        self.generated += generated
+
+    def state_dict(self) -> dict[str, float]:
+        return {"kept": self.kept, "generated": self.generated}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.kept, self.generated = state["kept"], state["generated"]
+
+
+def round_size(deficit: int, rate: KeepRate, quantile: float, multiple_of: int, limit: int) -> int:
+    """
+    Returns the smallest number of groups of which `deficit` are informative with probability `quantile`.
+
+    With `k` of `n` recent groups informative, the share of informative groups has a `Beta(k + 1, n - k + 1)` posterior
+    (uniform prior), and the number of informative groups in a round the beta-binomial distribution that follows. The
+    uncertainty of the estimate widens it: the fewer groups were seen, the larger the round.
+
+    Args:
+        deficit (`int`):
+            Informative groups still missing, at least 1.
+        rate ([`KeepRate`]):
+            Counts so far, those of this rollout included.
+        quantile (`float`):
+            Probability that the round suffices, in (0, 1).
+        multiple_of (`int`):
+            The answer is rounded up to a multiple of this, so that its rows divide evenly over the ranks.
+        limit (`int`):
+            Upper bound in groups, itself a multiple of `multiple_of`.
+    """
+    if _probability_of_enough(deficit, limit, rate) < quantile:
+        return limit
+    # The probability rises with the size
+    low, high = deficit, limit
+    while low < high:
+        middle = (low + high) // 2
+        if _probability_of_enough(deficit, middle, rate) >= quantile:
+            high = middle
+        else:
+            low = middle + 1
+    return math.ceil(low / multiple_of) * multiple_of
+
+
+def _probability_of_enough(deficit: int, size: int, rate: KeepRate) -> float:
+    """Returns the probability that at least `deficit` of `size` groups are informative."""
+    if size < deficit:
+        return 0.0
+    found = torch.arange(deficit, size + 1, dtype=torch.float64)
+    successes = torch.tensor(rate.kept + 1, dtype=torch.float64)
+    failures = torch.tensor(rate.generated - rate.kept + 1, dtype=torch.float64)
+    choices = -torch.log(torch.tensor(size + 1.0, dtype=torch.float64)) - _log_beta(found + 1, size - found + 1)
+    logs = choices + _log_beta(found + successes, size - found + failures) - _log_beta(successes, failures)
+    return logs.exp().sum().item()
+
+
+def _log_beta(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    return torch.lgamma(first) + torch.lgamma(second) - torch.lgamma(first + second)
