@@ -1,4 +1,8 @@
-"""A run that resumes where it was killed and, where `KILL_AT` says so, kills itself. Started by the test."""
+"""
+A run that dies where it is told to, is started again, and so on, until it comes to its end. Started by the test.
+
+Each start is a fork of one process that has imported everything; the fork dies by SIGKILL, as the run of a user would.
+"""
 
 import json
 import os
@@ -7,22 +11,32 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+import transformers.trainer
 
 from tiny import parity_reward, plain_dataset, snapshot
 from training import build, dapo_args
 from trl_dapo import DAPOTrainer
 
 
-MOMENT, _, COUNT = os.environ.get("KILL_AT", "").partition(" ")
+# Where a run can die: a method of the trainer, and whether before its work is done or after
+MOMENTS = {
+    "in a rollout": ("_generate", "after"),
+    "after the weights": ("save_model", "after"),
+    "before the optimizer": ("_save_optimizer_and_scheduler", "before"),
+    "before anything of a checkpoint": ("_rank_state", "before"),
+    "before the last file": ("_save_rng_state", "after"),
+    "after a backward pass": ("training_step", "after"),
+    "after a checkpoint": ("_save_checkpoint", "after"),
+    "before older checkpoints are removed": ("rotate_checkpoints", "before"),
+}
 
 
-def killing(moment: str, function, half: bool = False):
-    """The function, at whose first call at or after the step asked for the process dies: before it, or after."""
+def killing(trainer, function, when: str, step: int):
+    """The function, which kills the process when it is called at this step or later."""
 
     def called(*args, **kwargs):
-        due = moment == MOMENT and trainer.state.global_step >= int(COUNT)
-        if due and not half:
+        due = trainer.state.global_step >= step
+        if due and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         result = function(*args, **kwargs)
         if due:
@@ -32,8 +46,7 @@ def killing(moment: str, function, half: bool = False):
     return called
 
 
-def main(folder: Path) -> None:
-    global trainer  # noqa: PLW0603
+def run(folder: Path, moment: str | None = None, step: int = 0) -> None:
     trainer = build(
         DAPOTrainer,
         dapo_args(
@@ -50,25 +63,34 @@ def main(folder: Path) -> None:
         reward_funcs=parity_reward,
         train_dataset=plain_dataset(13),
     )
-    trainer._generate = killing("generation", trainer._generate, half=True)
-    trainer.save_model = killing("model", trainer.save_model, half=True)
-    trainer._save_optimizer_and_scheduler = killing("optimizer", trainer._save_optimizer_and_scheduler)
-    trainer._rank_state = killing("rank", trainer._rank_state)
-    trainer.training_step = killing("step", trainer.training_step, half=True)
-    trainer._save_rng_state = killing("trainer_state", trainer._save_rng_state, half=True)
-    if MOMENT == "rotation":
-        import transformers.trainer
-
-        transformers.trainer.rotate_checkpoints = killing("rotation", transformers.trainer.rotate_checkpoints)
+    if moment is not None:
+        method, when = MOMENTS[moment]
+        owner = transformers.trainer if method == "rotate_checkpoints" else trainer
+        setattr(owner, method, killing(trainer, getattr(owner, method), when, step))
     trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
     logs = [
         {name: value for name, value in log.items() if name != "step_time" and not name.endswith("seconds")}
         for log in trainer.state.log_history
         if "loss" in log
     ]
-    save_file({name: value.contiguous() for name, value in snapshot(trainer.model).items()}, folder / "final")
-    result = {"logs": logs, "parameters": (folder / "final").read_bytes().hex()}
-    (folder / "result.json").write_text(json.dumps(result))
+    parameters = {name: value.tolist() for name, value in snapshot(trainer.model).items()}
+    (folder / "result.json").write_text(json.dumps({"logs": logs, "parameters": parameters}))
+
+
+def forked(*args) -> int:
+    """Runs in a fork; returns its exit status, negative for the signal that ended it."""
+    pid = os.fork()
+    if pid == 0:
+        run(*args)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def main(folder: Path) -> None:
+    assert forked(folder / "whole") == 0
+    for step, moment in enumerate(MOMENTS, start=1):
+        assert forked(folder / "parts", moment, step) == -signal.SIGKILL, moment
+    assert forked(folder / "parts") == 0
 
 
 if __name__ == "__main__":

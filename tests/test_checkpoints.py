@@ -215,16 +215,19 @@ def test_files_of_more_processes_than_the_state_names_do_no_harm(tmp_path):
 
 @pytest.mark.parametrize("sub_folder", ["pytorch_model_fsdp_0", "global_step20"])
 def test_weights_and_optimizer_may_be_in_sub_folders(tmp_path, sub_folder):
-    (folder,) = saved(tmp_path, 1)
+    folder = tmp_path / "checkpoint-1"
+    save(folder, processes=2)
     (folder / sub_folder).mkdir()
     (folder / sub_folder / "shard.pt").write_bytes(b"is not looked into")
     for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):  # DeepSpeed may keep its own scheduler
         (folder / name).unlink()
     assert damage(folder) is None
-    (folder / "rng_state.pth").unlink()
+    (folder / "rng_state_1.pth").unlink()
+    assert damage(folder) == "rng_state_1.pth is missing"
+    (folder / "rng_state_0.pth").unlink()
     assert damage(folder) is None  # as with `save_only_model`
-    (folder / rank_file(0)).unlink()
-    assert damage(folder) == f"{rank_file(0)} is missing"
+    (folder / rank_file(1)).unlink()
+    assert damage(folder) == f"{rank_file(1)} is missing"
 
 
 def test_the_optimizer_of_fsdp_is_one_too(tmp_path):

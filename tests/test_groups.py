@@ -1,4 +1,4 @@
-"""Which groups are informative, how many more to generate, and which to train on."""
+"""Which groups are informative, and which to train on."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_dapo.sampling.groups import Selection, judge_groups, raw_metric, refill_size, select_groups
+from trl_dapo.sampling.groups import Selection, judge_groups, raw_metric, select_groups
 
 
 NAN, INF = float("nan"), float("inf")
@@ -279,74 +279,6 @@ def test_a_constant_shift_does_not_change_what_is_informative(groups, shift):
     first = judge([[float(score) for score in group] for group in groups])
     second = judge([[float(score + shift) for score in group] for group in groups])
     assert torch.equal(first.informative_P, second.informative_P)
-
-
-# ------------------------------------------------------------------------------------------------------------- refills
-
-
-@pytest.mark.parametrize(
-    ("deficit", "kept", "generated", "expected"),
-    # Laplace's rule: one informative and one degenerate group more than were seen
-    [
-        # Keep-rate 9/18 = 1/2: 8 missing groups take 16 to find
-        (8, 8, 16, 16),
-        # 2/18 = 1/9 of 16 groups: 3 missing take 27
-        (3, 1, 16, 27),
-        # Nothing was informative in 8 groups: 1/10, so 2 missing take 20
-        (2, 0, 8, 20),
-        # (5 + 1) of (6 + 2) is 3/4, and 1 missing takes 4/3 of a group, so 2
-        (1, 5, 6, 2),
-        # Nothing is known: 1/2
-        (4, 0, 0, 8),
-    ],
-)
-def test_refills_are_the_deficit_divided_by_the_keep_rate(deficit, kept, generated, expected):
-    assert refill_size(deficit, kept, generated, multiple_of=1, limit=100) == expected
-
-
-def test_refills_are_bounded_by_one_generation_batch():
-    # 100 missing at 1/102 would be 10200
-    assert refill_size(100, 0, 100, multiple_of=1, limit=100) == 100
-
-
-@pytest.mark.parametrize(
-    ("deficit", "multiple_of", "limit", "expected"),
-    # Half of all groups are informative: 2 missing take 4, 3 missing take 6
-    [(2, 3, 12, 6), (2, 4, 12, 4), (3, 4, 12, 8), (3, 4, 4, 4), (3, 8, 8, 8), (1, 8, 8, 8)],
-)
-def test_refills_divide_evenly_over_the_ranks(deficit, multiple_of, limit, expected):
-    assert refill_size(deficit, 1, 2, multiple_of, limit) == expected
-
-
-refills = st.tuples(st.integers(1, 50), st.integers(0, 50), st.integers(0, 50), st.integers(1, 8), st.integers(1, 8))
-
-
-@settings(deadline=None)
-@given(refills)
-def test_refills_are_a_positive_multiple_within_the_limit(numbers):
-    deficit, kept, degenerate, multiple_of, times = numbers
-    limit = multiple_of * times
-    size = refill_size(deficit, kept, kept + degenerate, multiple_of, limit)
-    assert 0 < size <= limit
-    assert size % multiple_of == 0
-
-
-@settings(deadline=None)
-@given(refills)
-def test_refills_are_never_fewer_than_the_deficit_where_the_limit_allows(numbers):
-    deficit, kept, degenerate, multiple_of, times = numbers
-    limit = multiple_of * times
-    assert refill_size(deficit, kept, kept + degenerate, multiple_of, limit) >= min(deficit, limit)
-
-
-@settings(deadline=None)
-@given(refills, st.integers(0, 10))
-def test_refills_grow_with_the_deficit_and_shrink_with_the_keep_rate(numbers, more):
-    deficit, kept, degenerate, multiple_of, times = numbers
-    generated, limit = kept + degenerate, multiple_of * times
-    size = refill_size(deficit, kept, generated, multiple_of, limit)
-    assert refill_size(deficit + more, kept, generated, multiple_of, limit) >= size
-    assert refill_size(deficit, kept + min(more, degenerate), generated, multiple_of, limit) <= size
 
 
 # ----------------------------------------------------------------------------------------------------------- selection

@@ -248,8 +248,8 @@ def test_logging_functions_are_not_added_to_a_call_without_them(form):
         return as_numbers(completions)
 
     reward_func = named(form(failing), "my_judge")
-    columns = {"prompts": ["p", "q"], "completions": ["x", "y"]}
-    with pytest.raises(RuntimeError, match="on row 0 of rows 0 to 1: ValueError"):
+    columns = {"prompts": ["p", "q"], "completions": ["1", "x"]}
+    with pytest.raises(RuntimeError, match="on row 1 of rows 0 to 1: ValueError"):
         asyncio.run(reward_func(**columns)) if form is coroutine else reward_func(**columns)
 
 

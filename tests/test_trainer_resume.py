@@ -5,10 +5,8 @@ import logging
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -181,29 +179,18 @@ def test_weights_alone_resume_and_say_that_it_is_not_exact(tmp_path, caplog):
 # kill -9
 
 
-def start(folder: Path, **environment: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, str(HERE / "resume_worker.py"), str(folder)],
-        env={**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert start(whole).wait(300) == 0
-    # At moments of its own choosing: in a rollout, in the midst of a checkpoint's files, between two steps
-    for moment in ("generation 2", "model 2", "optimizer 3", "rotation 4", "rank 4", "step 5", "trainer_state 6"):
-        process = start(parts, KILL_AT=moment)
-        assert process.wait(300) == -signal.SIGKILL, (moment, process.stderr.read())
-    # And at one that nobody chose
-    process = start(parts)
-    time.sleep(9)
-    process.kill()
-    process.wait()
-    final = start(parts)
-    assert final.wait(300) == 0, final.stderr.read()
-    assert (parts / "result.json").read_text() == (whole / "result.json").read_text()
+    # In a rollout, between two files of a checkpoint, before older ones are removed, ...: see the worker
+    worker = subprocess.run(
+        [sys.executable, str(HERE / "resume_worker.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert worker.returncode == 0, worker.stderr[-2000:]
+    assert "is not whole" in worker.stderr + worker.stdout
+    once, again = (json.loads((tmp_path / folder / "result.json").read_text()) for folder in ("whole", "parts"))
+    assert again["logs"] == once["logs"]
+    assert again["parameters"] == once["parameters"]

@@ -503,9 +503,11 @@ class DAPOTrainer(GRPOTrainer):
             return output
         mask = output["completion_mask"] * output.get("tool_mask", 1)
         weights = self._token_weights(rows, mask.size(1)).to(mask.device)
-        sums = torch.stack([weight_sums(weights, mask), mask.sum(dim=1).double()])
-        sums = gather(sums.T.contiguous()).T
-        factors = row_factors(sums[0], sums[1], self.num_generations, self.args.token_level_scope)
+        facts = [weight_sums(weights, mask), mask.sum(dim=1).double(), weight_sums((weights - 1).abs(), mask)]
+        weight, tokens, difference = gather(torch.stack(facts, dim=1)).T
+        if self.args.token_level_scope == "batch" and not difference.any():
+            return output
+        factors = row_factors(weight, tokens, self.num_generations, self.args.token_level_scope)
         mine = factors[self.accelerator.process_index * len(rows) :][: len(rows)].to(weights.dtype)
         output["advantages"] = output["advantages"].unsqueeze(1) * (weights * mine.unsqueeze(1))
         return output
