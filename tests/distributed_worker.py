@@ -1,6 +1,7 @@
 """One process of a distributed run: trains a scenario and writes what it trained on as JSON. Started by the test."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from tiny import (
     script_generation,
     scripted_rollout,
     snapshot,
+    tiny_model,
+    tiny_tokenizer,
     tiny_tool_tokenizer,
     tool_call,
     tool_turns,
@@ -51,12 +54,44 @@ SCENARIOS = {
     "half_exhausted": ("few", 8, plain_dataset(64), {"max_refill_rounds": 1}),
     "everything": ("all", 8, plain_dataset(64), {}),
     "filter_alone": ("even", 6, plain_dataset(64), {"max_refill_rounds": 0}),
+    "carried_surplus": ("even", 6, plain_dataset(64), {"surplus": "carry", "max_round_batches": 3.0}),
+    "selected_prompts": ("few", 8, plain_dataset(64), {"skip_degenerate": "greso", "prompt_selection": "thompson"}),
+    "weighted_tokens": ("even", 6, plain_dataset(64), {"token_level_scope": "prompt"}),
 }
+
+# Groups of 6 divide evenly over 1, 2 and 3 processes, and one update takes a whole rollout: which process has which
+# rows, and so the order of sums, is all that differs. In float64, since Adam makes much of a small gradient's last
+# digits, and with prompts of one length: TRL counts positions from the padding on, and rotations are rounded
+AGREEING = {"num_generations": 6, "updates_per_rollout": 1, "max_steps": 6}
+AGREEMENTS = {
+    "agree": {},
+    "agree_iterable": {"dataset": plain_dataset(64).select(range(10, 64)).to_iterable_dataset()},
+    "agree_exhausted": {"rule": "few", "max_refill_rounds": 1},
+    "agree_selected": {"skip_degenerate": "greso", "skip_solved_above": 0.9, "prompt_selection": "thompson"},
+    "agree_carried": {"surplus": "carry", "max_round_batches": 2.0},
+    "agree_weighted": {"token_level_scope": "prompt", "token_importance_func": None},
+}
+
+
+def settings_of(name: str) -> tuple:
+    """Rule of the informative prompts, rows per device, dataset and further fields of a scenario."""
+    if name not in AGREEMENTS:
+        return SCENARIOS[name]
+    fields = {**AGREEING, **AGREEMENTS[name]}
+    rows = 24 // int(os.environ.get("WORLD_SIZE", "1"))
+    return fields.pop("rule", "even"), rows, fields.pop("dataset", plain_dataset(64).select(range(10, 64))), fields
+
+
+def rising(completion_ids: list[list[int]], **kwargs) -> list[list[float]]:
+    """Token weights that rise along a completion."""
+    return [[1.0 + position for position in range(len(ids))] for ids in completion_ids]
 
 
 def scripted(name: str, folder: Path) -> DAPOTrainer:
     """A trainer on scripted rollouts."""
-    rule, rows, dataset, fields = SCENARIOS[name]
+    rule, rows, dataset, fields = settings_of(name)
+    weighted = "token_importance_func" in fields and rising
+    fields = {key: value for key, value in fields.items() if key != "token_importance_func"}
     settings = {
         "overlong_filtering": False,
         "soft_overlong_punishment": False,
@@ -70,6 +105,8 @@ def scripted(name: str, folder: Path) -> DAPOTrainer:
         reward_funcs=[parity_reward, constant_reward],
         rollout_func=scripted_rollout(RULES[rule]),
         train_dataset=dataset,
+        token_importance_func=weighted or None,
+        model=tiny_model(tiny_tokenizer()).double() if name in AGREEMENTS else None,
     )
 
 
@@ -110,6 +147,8 @@ def main(name: str, folder: Path) -> None:
         "environments": [None if one is None else sum(one.amounts) for one in trainer.environments or []],
     }
     rank = trainer.accelerator.process_index
+    if name in AGREEMENTS:
+        result["values"] = {key: value.tolist() for key, value in snapshot(trainer.model).items()}
     (folder / f"{name}-{trainer.accelerator.num_processes}-{rank}.json").write_text(json.dumps(result))
 
 

@@ -26,7 +26,8 @@ def trainer_of(name: str, folder: Path, processes: int) -> DAPOTrainer:
         per_device_train_batch_size=ROWS // processes,
         updates_per_rollout=1,
         max_steps=4,
-        # Adam divides by gradients near 0: with tiny_args' rate, a last bit of a sum would be worth 1e-6
+        # Adam divides by gradients near 0, where the order of a sum would be worth more than 1e-6
+        adam_epsilon=1e-4,
         learning_rate=1e-3,
         warmup_steps=0,
         overlong_filtering=False,

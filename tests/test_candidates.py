@@ -36,14 +36,15 @@ def verdicts(letters: str) -> Verdicts:
     return Verdicts(*(torch.tensor([letter == kind for letter in letters]) for kind in "ICW"))
 
 
-def world(rounds: list[str], generations: int, ranks: int = 1) -> list[Candidates]:
+def world(rounds: list[str], generations: int, ranks: int = 1, carried: bool = False) -> list[Candidates]:
     """
-    One table per rank, of rounds such as "IWC" with one letter per group. Over all rounds and ranks rows are numbered
-    in order; the reward, the length and the prompt of a row are its number.
+    One table per rank, of rounds such as "IWC" with one letter per group, the first one `carried` or not. Over all
+    rounds and ranks rows are numbered in order; the reward, the length and the prompt of a row are its number, and its
+    step the number of its round.
     """
     tables = [Candidates(generations, ranks) for _ in range(ranks)]
     first = 0
-    for letters in rounds:
+    for index, letters in enumerate(rounds):
         count = len(letters) * generations
         numbers = list(range(first, first + count))
         share = count // ranks
@@ -55,6 +56,8 @@ def world(rounds: list[str], generations: int, ranks: int = 1) -> list[Candidate
                     rewards=torch.tensor(numbers, dtype=torch.float32).unsqueeze(1),
                     lengths=torch.tensor(numbers),
                     truncated=torch.tensor([number % 2 == 1 for number in numbers]),
+                    steps=torch.full((count,), index),
+                    carried=carried and index == 0,
                 ),
                 verdicts(letters),
             )
@@ -112,6 +115,7 @@ def test_columns_run_over_all_rounds():
     assert table.column("rewards").tolist() == [[0.0], [1.0], [2.0], [3.0], [4.0], [5.0]]
     assert table.column("lengths").tolist() == [0, 1, 2, 3, 4, 5]
     assert table.column("truncated").tolist() == [False, True] * 3
+    assert table.column("steps").tolist() == [0, 0, 0, 0, 1, 1]
 
 
 def test_row_numbers_are_whole_groups_in_the_order_asked_for():
@@ -126,6 +130,73 @@ def test_kept_shares_count_the_rows_of_each_round():
     # Groups 0 and 2 are of round 0, none is of round 1, group 5 of round 2
     assert table.kept_shares([0, 2, 5]) == [4, 0, 2]
     assert table.kept_shares([]) == [0, 0, 0]
+
+
+# ------------------------------------------------------------------------------------------------- carried and surplus
+
+
+def test_without_a_carried_round_all_rows_are_new():
+    (table,) = world(["IW", "C"], generations=2)
+    assert (table.generation_rounds, table.refill_rounds, table.carried_groups) == (2, 1, 0)
+    assert table.column("lengths")[table.new_rows].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_carried_round_was_not_generated_for_this_batch():
+    # 2 groups of 3 rows are carried, 1 and 3 were generated
+    (table,) = world(["II", "W", "CIW"], generations=3, carried=True)
+    assert (table.generation_rounds, table.refill_rounds, table.carried_groups) == (2, 1, 2)
+    assert table.column("lengths")[table.new_rows].tolist() == list(range(6, 18))
+    assert table.informative == [True, True, False, False, True, False]
+
+
+def test_a_carried_round_alone_is_no_round_of_generation():
+    # As before the first round is sized: a batch that carried groups alone cannot fill
+    (table,) = world(["II"], generations=2, carried=True)
+    assert (table.generation_rounds, table.refill_rounds, table.carried_groups) == (0, 0, 2)
+    assert table.column("lengths")[table.new_rows].tolist() == []
+
+
+def test_an_empty_table_has_no_rounds():
+    table = Candidates(num_generations=4, num_processes=1)
+    assert (table.generation_rounds, table.refill_rounds, table.carried_groups) == (0, 0, 0)
+
+
+def test_carried_groups_are_counted_over_all_ranks():
+    # 4 groups of 2 rows, 4 rows on each rank
+    for table in world(["IIII", "W" * 4], generations=2, ranks=2, carried=True):
+        assert table.carried_groups == 4
+        assert table.new_rows == slice(8, None)
+
+
+def test_carried_groups_are_chosen_before_new_ones():
+    (table,) = world(["II", "IWII"], generations=2, carried=True)
+    assert select_groups(table.informative, 4).groups == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "wanted", "surplus"),
+    [
+        (["IWI", "II"], 2, [4, 3]),
+        (["IWI", "II"], 1, [4, 3, 2]),
+        (["IWI", "II"], 4, []),
+        (["IW", "CW"], 1, []),
+        # A batch that is not full has no surplus
+        (["IW", "CI"], 3, []),
+    ],
+)
+def test_surplus_groups_are_the_informative_ones_without_a_place_the_latest_first(rounds, wanted, surplus):
+    (table,) = world(rounds, generations=2)
+    assert table.surplus(select_groups(table.informative, wanted)) == surplus
+
+
+def test_surplus_groups_do_not_hang_on_the_order_of_the_selection():
+    (table,) = world(["IIWI", "II"], generations=2)
+    assert table.surplus(Selection([4, 0], [False, False])) == [5, 3, 1]
+
+
+def test_carried_groups_without_a_place_are_surplus_again():
+    (table,) = world(["III", "I"], generations=2, carried=True)
+    assert table.surplus(Selection([0, 3], [False, False])) == [2, 1]
 
 
 # --------------------------------------------------------------------------------------------------------------- ranks
@@ -238,3 +309,28 @@ def test_kept_shares_of_all_groups_are_the_sizes_of_the_rounds(rounds):
     everything = list(range(len(table.informative)))
     assert table.kept_shares(everything) == [len(one) * generations for one in letters]
     assert table.row_numbers(everything) == list(range(len(table.column("lengths"))))
+
+
+@settings(deadline=None)
+@given(rollout(), st.booleans(), st.data())
+def test_an_informative_group_is_trained_on_or_surplus(rounds, carried, data):
+    letters, generations, ranks = rounds
+    table = world(letters, generations, ranks, carried)[0]
+    selection = select_groups(table.informative, data.draw(st.integers(1, len("".join(letters)))))
+    surplus = table.surplus(selection)
+    assert surplus == sorted(surplus, reverse=True)
+    kept = [group for group, filler in zip(selection.groups, selection.filler, strict=True) if not filler]
+    informative = [group for group, letter in enumerate("".join(letters)) if letter == "I"]
+    assert sorted(kept + surplus) == informative
+
+
+@settings(deadline=None)
+@given(rollout(), st.booleans())
+def test_rows_are_carried_or_new(rounds, carried):
+    letters, generations, ranks = rounds
+    table = world(letters, generations, ranks, carried)[0]
+    assert table.generation_rounds == len(letters) - carried
+    assert table.carried_groups == (len(letters[0]) if carried else 0)
+    new = "".join(letters[carried:])
+    assert len(table.column("steps")[table.new_rows]) == len(new) * generations
+    assert (table.column("steps")[table.new_rows] >= carried).all()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -15,6 +15,7 @@ from trl_dapo.checkpoints import (
     STATE_FILE,
     STATE_VERSION,
     choose,
+    clear,
     damage,
     newest_whole,
     rank_file,
@@ -107,6 +108,10 @@ def test_a_checkpoint_as_it_is_written_is_whole(tmp_path, layout):
     assert damage(tmp_path / "checkpoint-1") is None
 
 
+def test_each_process_has_its_own_file():
+    assert [rank_file(0), rank_file(11)] == ["dapo_rank_0.pt", "dapo_rank_11.pt"]
+
+
 def test_a_checkpoint_without_a_needed_file_is_damaged(tmp_path, layout):
     for name in save(tmp_path / "checkpoint-1", **layout):
         folder = shutil.copytree(tmp_path / "checkpoint-1", tmp_path / name)
@@ -155,7 +160,7 @@ def large(tmp_path_factory):
     return folder
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(name=st.sampled_from(["optimizer.pt", "model.safetensors"]), data=st.data())
 def test_a_large_file_cut_anywhere_is_recognised(large, name, data):
     content = (large / name).read_bytes()
@@ -424,3 +429,12 @@ def test_a_folder_that_does_not_exist_is_refused_by_name(tmp_path, name):
     (tmp_path / "checkpoint-20").write_text("a file")
     with pytest.raises(FileNotFoundError, match=name):
         choose(tmp_path / name)
+
+
+def test_clearing_a_folder_leaves_nothing_that_could_pass_for_a_new_save(tmp_path):
+    folder = tmp_path / "deep" / "checkpoint-3"
+    clear(folder)
+    for name in ("trainer_state.json", rank_file(0), rank_file(12), "rng_state_3.pth", "rng_state.pth", "model.bin"):
+        (folder / name).write_text("old")
+    clear(folder)
+    assert [path.name for path in folder.iterdir()] == ["model.bin"]

@@ -198,6 +198,15 @@ def test_naive_grpo_takes_single_toggles_and_other_fields():
         ({"clip_higher": False, "epsilon_high": 0.28}, ["clip_higher", "epsilon_high", "epsilon"]),
         ({"loss_type": "cispo"}, ["clip_higher", "loss_type", "epsilon_high"]),
         ({"max_refill_rounds": 0, "dynamic_sampling_on_exhaustion": "raise"}, ["max_refill_rounds", "on_exhaustion"]),
+        ({"dynamic_sampling": False, "skip_degenerate": "greso"}, ["skip_degenerate", "dynamic_sampling"]),
+        ({"dynamic_sampling": False, "skip_solved_above": 0.9}, ["skip_solved_above", "dynamic_sampling"]),
+        ({"dynamic_sampling": False, "prompt_selection": "thompson"}, ["prompt_selection", "dynamic_sampling"]),
+        ({"dynamic_sampling": False, "surplus": "carry"}, ["surplus", "dynamic_sampling"]),
+        ({"surplus_max_age": 8}, ["surplus_max_age", "surplus='discard'"]),
+        ({"surplus": "carry", "surplus_max_age": 3}, ["surplus_max_age", "4 updates"]),
+        ({"token_level_scope": "prompt", "beta": 0.1}, ["token_level_scope", "beta"]),
+        ({"token_level_scope": "prompt", "loss_type": "bnpo"}, ["token_level_scope", "loss_type"]),
+        ({"token_level_scope": "prompt", "token_level_loss": False}, ["token_level_scope", "loss_type"]),
         *[({"loss_type": name}, ["token_level_loss", "loss_type"]) for name in ("grpo", "sapo", "luspo")],
         *[
             ({"token_level_loss": False, "loss_type": name}, ["token_level_loss", "loss_type"])
@@ -229,6 +238,10 @@ def test_a_contradiction_raises_and_names_both_fields(values, names):
         {"token_level_loss": False, "loss_type": "sapo"},
         {"max_refill_rounds": 0},
         {"dynamic_sampling_on_exhaustion": "raise"},
+        {"skip_degenerate": "greso", "skip_solved_above": 1.0, "prompt_selection": "thompson"},
+        {"surplus": "carry", "surplus_max_age": 4, "max_round_batches": 2.5},
+        {"token_level_scope": "prompt", "loss_type": "cispo", "epsilon_high": 5.0},
+        {"reward_timeout": 0.5},
     ],
 )
 def test_fields_that_agree_with_their_toggle_stay(values):
@@ -259,6 +272,15 @@ def test_every_loss_type_of_trl_is_token_level_or_sequence_level():
         ("dynamic_sampling_tolerance", -1e-9),
         ("dynamic_sampling_tolerance", float("nan")),
         ("dynamic_sampling_on_exhaustion", "crash"),
+        ("skip_degenerate", "always"),
+        ("skip_solved_above", 0.0),
+        ("skip_solved_above", 1.1),
+        ("prompt_selection", "ucb"),
+        ("surplus", "keep"),
+        ("token_level_scope", "group"),
+        ("max_round_batches", 0.5),
+        ("max_round_batches", float("nan")),
+        ("reward_timeout", 0.0),
         ("dynamic_sampling_on_exhaustion", ""),
         ("updates_per_rollout", 0),
         ("updates_per_rollout", -4),
@@ -790,3 +812,21 @@ def test_a_config_can_be_written_as_json():
     assert written["clip_higher"] is True
     assert written["epsilon_high"] == 0.28
     assert '"dynamic_sampling_on_exhaustion": "fill"' in dapo().to_json_string()
+
+
+# ------------------------------------------------------------------------------------------- parameters of parts, again
+
+
+def test_rows_without_a_part_leave_its_parameters_out():
+    given = {"skip_degenerate": "greso", "surplus": "carry", "surplus_max_age": 8, "token_level_scope": "prompt"}
+    configs = DAPOConfig.ladder("out", **given, **CPU)
+    assert [config.skip_degenerate for config in configs] == [None] * 5 + ["greso"]
+    assert [config.surplus for config in configs] == ["discard"] * 5 + ["carry"]
+    assert [config.token_level_scope for config in configs] == ["batch"] * 4 + ["prompt"] * 2
+    without = configs[-1].without("dynamic_sampling", "token_level_loss")
+    assert {name: getattr(without, name) for name in given} == {
+        "skip_degenerate": None,
+        "surplus": "discard",
+        "surplus_max_age": None,
+        "token_level_scope": "batch",
+    }

@@ -15,21 +15,27 @@ import trl_dapo
 
 ROOT = Path(trl_dapo.__file__).parent
 
-# The only modules that subclass a trainer of TRL's; `compat` looks at one without subclassing it
-TRAINERS = {"trainer", "grpo", "dpo", "reward", "ppo"}
+# The only modules that know a trainer of TRL's; `compat` looks at one without subclassing it
+TRAINERS = {"trainer", "replay", "shaping", "grpo", "dpo", "reward", "ppo"}
 
 # What a leaf module may import besides the standard library: of other packages, and of this one
 LEAVES = {
+    "checkpoints": (set(), set()),
     "environments": (set(), set()),
     "loss": ({"torch"}, set()),
     "metrics": ({"torch"}, {"sampling.groups"}),
+    "plain": ({"torch"}, set()),
+    "token_weights": ({"torch"}, set()),
     "rewards": (set(), set()),
     "rewards.columns": (set(), set()),
+    "rewards.failures": ({"torch"}, set()),
     "rewards.overlong": ({"trl.rewards"}, set()),
     "sampling": (set(), set()),
     "sampling.groups": ({"torch"}, set()),
-    "sampling.prompts": ({"torch", "datasets"}, set()),
-    "sampling.rollouts": ({"torch", "accelerate.utils"}, set()),
+    "sampling.history": (set(), set()),
+    "sampling.prompts": ({"torch", "datasets"}, {"sampling.history"}),
+    "sampling.refill": ({"torch"}, set()),
+    "sampling.rollouts": ({"torch", "accelerate.utils"}, {"plain"}),
     "sampling.candidates": ({"torch"}, {"sampling.groups", "sampling.rollouts"}),
 }
 
@@ -108,7 +114,7 @@ def within(module: str, package: str) -> bool:
 
 def test_the_walk_finds_imports_of_every_kind():
     # Guards the tests below: a walk that finds nothing agrees with everything
-    assert {"config", "sampling.groups", "environments"} <= own("trainer")
+    assert {"config", "sampling.groups", "replay"} <= own("trainer")
     assert {"torch", "trl", "trl.trainer.utils", "accelerate.utils"} <= foreign("trainer")
     assert "config" not in own("rewards.columns")  # for type checkers only
     assert own("sampling.candidates") == {"sampling.groups", "sampling.rollouts"}
@@ -131,7 +137,7 @@ def test_a_leaf_imports_what_a_leaf_may(module):
 @pytest.mark.parametrize("module", sorted(name for name in MODULES if within(name, "sampling")))
 def test_sampling_knows_neither_trainer_nor_config(module):
     assert not {name.split(".")[0] for name in foreign(module)} & {"trl", "transformers", "peft"}
-    assert all(within(name, "sampling") for name in own(module))
+    assert all(within(name, "sampling") for name in own(module) - {"plain"})
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -143,9 +149,10 @@ def test_only_trainers_subclass_a_trainer(module):
     assert module in TRAINERS or not hosts
 
 
-def test_one_module_subclasses_trls_grpo_trainer_for_dapo():
-    (dapo,) = (node for node in tree("trainer").body if isinstance(node, ast.ClassDef) and node.name == "DAPOTrainer")
-    assert [ast.unparse(base) for base in dapo.bases] == ["GRPOTrainer"]
+def test_one_line_of_trainers_leads_from_trls_to_ours():
+    line = [cls.__module__.removeprefix("trl_dapo.") for cls in trl_dapo.DAPOTrainer.__mro__]
+    assert line[:5] == ["trainer", "replay", "shaping", "grpo", "trl.trainer.grpo_trainer"]
+    assert all(len(cls.__bases__) == 1 for cls in trl_dapo.DAPOTrainer.__mro__[:4])
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

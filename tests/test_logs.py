@@ -1,4 +1,4 @@
-"""What a rollout of several rounds logs under TRL's keys."""
+"""What a rollout of several rounds logs under TRL's keys and its own, with and without groups of earlier rollouts."""
 
 import pytest
 import torch
@@ -13,7 +13,9 @@ def row() -> Row:
     return Row({}, "p", [1], [2], "c", None, None, None, [])
 
 
-def finished(rewards: list[float], lengths: list[int], truncated: list[bool], host=None, user=None) -> Round:
+def finished(
+    rewards: list[float], lengths: list[int], truncated: list[bool], host=None, user=None, steps=None, carried=False
+) -> Round:
     return Round(
         keeps_going=False,
         rows=[row() for _ in rewards],
@@ -21,6 +23,8 @@ def finished(rewards: list[float], lengths: list[int], truncated: list[bool], ho
         rewards=torch.tensor([[reward, -0.5] for reward in rewards]),
         lengths=torch.tensor(lengths),
         truncated=torch.tensor(truncated),
+        steps=torch.tensor([7] * len(rewards) if steps is None else steps),
+        carried=carried,
         host_metrics=host or {},
         user_metrics=user or {},
     )
@@ -29,7 +33,17 @@ def finished(rewards: list[float], lengths: list[int], truncated: list[bool], ho
 @pytest.fixture
 def candidates() -> Candidates:
     """Groups of 2: a round of two, of which the second varies, and a round of one, which varies."""
+    return table_of(*rounds_of_step_seven())
+
+
+def table_of(*rounds: Round) -> Candidates:
     table = Candidates(num_generations=2, num_processes=1)
+    for one in rounds:
+        table.add(one, judge_groups(one.rewards[:, 0].view(-1, 2), torch.ones(len(one.rows) // 2, 2) > 0, 1e-6))
+    return table
+
+
+def rounds_of_step_seven() -> list[Round]:
     first = finished(
         [0, 0, 0, 1],
         [10, 10, 2, 4],
@@ -44,9 +58,16 @@ def candidates() -> Candidates:
         host={"tools/call_frequency": [3.0], "tools/failure_frequency": [0.0], "completions/mean_length": [7.0]},
         user={"formatted": [1.0]},
     )
-    for one in (first, second):
-        table.add(one, judge_groups(one.rewards[:, 0].view(-1, 2), torch.ones(len(one.rows) // 2, 2) > 0, 1e-6))
-    return table
+    return [first, second]
+
+
+@pytest.fixture
+def with_carried() -> Candidates:
+    """The same behind three groups of earlier rollouts, all of them long and truncated."""
+    carried = finished(
+        [1, 5, 5, 1, 1, 5], [20, 20, 30, 30, 40, 40], [True] * 6, steps=[3, 3, 5, 5, 6, 6], carried=True
+    )
+    return table_of(carried, *rounds_of_step_seven())
 
 
 def test_lengths_are_those_of_the_trained_rows(candidates):
@@ -73,7 +94,7 @@ def test_metrics_of_reward_functions_are_weighted_by_kept_rows(candidates):
 
 def test_generated_and_trained_families(candidates):
     metric = candidates.column("rewards")[:, 0]
-    logged = group_metrics(candidates, Selection([0, 1], [True, False]), metric, [1], updates_per_rollout=4)
+    logged = group_metrics(candidates, Selection([0, 1], [True, False]), metric, [1], updates_per_rollout=4, step=7)
     assert logged["dapo/groups_generated"] == 3
     assert logged["dapo/frac_informative"] == pytest.approx(2 / 3)
     assert logged["dapo/frac_all_wrong"] == pytest.approx(1 / 3)
@@ -85,3 +106,96 @@ def test_generated_and_trained_families(candidates):
     assert logged["dapo/accuracy_generated"] == pytest.approx(2 / 6)
     assert logged["dapo/overlong_frac"] == pytest.approx(3 / 6)
     assert logged["dapo/mean_length_penalty"] == -0.5
+    assert logged["dapo/updates_per_rollout"] == 4
+    # Group 2 is informative and has no place
+    assert logged["dapo/surplus_groups"] == 1
+    assert logged["dapo/carried_groups"] == 0
+    assert logged["dapo/carried_age"] == 0
+
+
+# ------------------------------------------------------------------------------------------ groups of earlier rollouts
+
+
+def logged_with(table: Candidates, groups: list[int], step: int = 7) -> dict[str, float]:
+    selection = Selection(groups, [not table.informative[group] for group in groups])
+    return group_metrics(table, selection, table.column("rewards")[:, 0], [1], updates_per_rollout=4, step=step)
+
+
+def test_carried_groups_are_trained_on_but_not_generated(candidates, with_carried):
+    # Groups 0 to 2 are carried; 3, 4 and 5 were generated, as 0, 1 and 2 in the table without carried ones
+    alone, logged = logged_with(candidates, [1]), logged_with(with_carried, [0, 2, 4])
+    for name in (
+        "frac_informative",
+        "frac_all_correct",
+        "frac_all_wrong",
+        "refill_rounds",
+        "groups_generated",
+        "overlong_frac",
+        "mean_length_generated",
+        "accuracy_generated",
+    ):
+        assert logged[f"dapo/{name}"] == alone[f"dapo/{name}"]
+    assert logged["dapo/groups_generated"] == 3
+    assert logged["dapo/refill_rounds"] == 1
+    assert logged["dapo/frac_informative"] == pytest.approx(2 / 3)
+    # (10 + 10 + 2 + 4 + 6 + 8) / 6, and the rewards 0, 0, 0, 1, 1, 0
+    assert logged["dapo/mean_length_generated"] == pytest.approx(40 / 6)
+    assert logged["dapo/accuracy_generated"] == pytest.approx(2 / 6)
+    assert logged["dapo/groups_kept"] == 3
+    # 6 completions for 3 groups
+    assert logged["dapo/samples_per_informative_group"] == 2
+
+
+@pytest.mark.parametrize(
+    ("groups", "carried", "age"),
+    [
+        # Generated at steps 3, 5 and 6, trained on at step 7: 4, 2 and 1 updates ago
+        ([0, 1, 2], 3, 7 / 3),
+        ([0, 2, 4, 5], 2, 2.5),
+        ([1], 1, 2.0),
+        # In the order of ranks
+        ([4, 2, 0, 5], 2, 2.5),
+        ([4, 5], 0, 0.0),
+    ],
+)
+def test_ages_are_updates_since_generation_of_the_carried_groups_in_the_batch(with_carried, groups, carried, age):
+    logged = logged_with(with_carried, groups)
+    assert logged["dapo/carried_groups"] == carried
+    assert logged["dapo/carried_age"] == pytest.approx(age)
+
+
+def test_ages_grow_with_the_step(with_carried):
+    assert logged_with(with_carried, [0, 1], step=11)["dapo/carried_age"] == 7
+
+
+@pytest.mark.parametrize(
+    ("groups", "surplus"),
+    # Informative are all but group 3
+    [([0, 1, 2], 2), ([0, 1, 2, 4, 5], 0), ([2, 3], 4), ([0, 2, 4], 2)],
+)
+def test_surplus_groups_are_the_informative_ones_that_are_not_trained_on(with_carried, groups, surplus):
+    assert logged_with(with_carried, groups)["dapo/surplus_groups"] == surplus
+
+
+def test_length_penalties_are_those_of_carried_groups_too(with_carried):
+    with_carried.rounds[0].rewards[0:2, 1] = -1.0
+    # Group 0 has -1 and -1, group 4 has -0.5 and -0.5
+    assert logged_with(with_carried, [0, 4])["dapo/mean_length_penalty"] == -0.75
+
+
+def test_lengths_are_those_of_carried_groups_too(with_carried):
+    # 20, 20, 2, 4
+    logged = host_metrics(with_carried, [0, 4])
+    assert logged["completions/mean_length"] == 11.5
+    assert logged["completions/clipped_ratio"] == 0.5
+
+
+def test_what_the_host_logged_is_that_of_this_rollout(candidates, with_carried):
+    for name in ("tools/call_frequency", "tools/failure_frequency"):
+        assert host_metrics(with_carried, [0, 4])[name] == host_metrics(candidates, [1])[name]
+
+
+def test_metrics_of_reward_functions_are_those_of_this_rollout(with_carried):
+    # The 2 rows of group 0 were logged when they were generated; 2 rows each of groups 4 and 5
+    assert user_metrics(with_carried, [0, 4, 5]) == {"formatted": 0.5}
+    assert user_metrics(with_carried, [0, 1, 5]) == {"formatted": 1.0}

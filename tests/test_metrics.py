@@ -20,6 +20,9 @@ NAMES = {
     "dapo/refill_rounds",
     "dapo/groups_generated",
     "dapo/groups_kept",
+    "dapo/surplus_groups",
+    "dapo/carried_groups",
+    "dapo/carried_age",
     "dapo/samples_per_informative_group",
     "dapo/exhausted",
     "dapo/overlong_frac",
@@ -39,6 +42,8 @@ def metrics(
     penalties: tuple[float, ...] = (0.0, 0.0),
     rounds: int = 0,
     exhausted: bool = False,
+    surplus: int = 0,
+    ages: tuple[float, ...] = (),
 ) -> dict[str, float]:
     """A rollout with one letter per group: `I`nformative, all `C`orrect, all `W`rong, or `-`."""
     verdicts = Verdicts(*(torch.tensor([letter == kind for letter in letters]) for kind in "ICW"))
@@ -46,7 +51,15 @@ def metrics(
         torch.tensor(metric, dtype=torch.float64), torch.tensor(lengths), torch.tensor(truncated), verdicts, rounds
     )
     informative = letters.count("I") if kept is None else kept
-    return rollout_metrics(generated, Trained(informative, exhausted, torch.tensor(penalties), 4.0))
+    trained = Trained(
+        informative_groups=informative,
+        surplus_groups=surplus,
+        ages_of_carried_P=torch.tensor(ages),
+        exhausted=exhausted,
+        length_penalties_B=torch.tensor(penalties),
+        updates_per_rollout=4.0,
+    )
+    return rollout_metrics(generated, trained)
 
 
 def test_shares_of_groups_are_over_all_that_was_generated():
@@ -108,6 +121,31 @@ def test_length_penalty_is_that_of_the_trained_rows():
 @pytest.mark.parametrize("penalties", [(), (NAN, NAN)])
 def test_length_penalty_of_no_row_is_zero(penalties):
     assert metrics(penalties=penalties)["dapo/mean_length_penalty"] == 0
+
+
+def test_surplus_groups_are_counted():
+    assert metrics("III", kept=2, surplus=1)["dapo/surplus_groups"] == 1
+    assert metrics("III")["dapo/surplus_groups"] == 0
+
+
+def test_carried_groups_are_counted_and_their_ages_averaged():
+    # Generated 2, 2 and 8 updates ago: 12 / 3
+    logged = metrics(ages=(2, 2, 8))
+    assert logged["dapo/carried_groups"] == 3
+    assert logged["dapo/carried_age"] == 4
+
+
+def test_the_age_of_no_carried_group_is_zero():
+    logged = metrics()
+    assert (logged["dapo/carried_groups"], logged["dapo/carried_age"]) == (0, 0)
+
+
+def test_carried_groups_cost_no_completions():
+    # 2 groups of 4 rows were generated, one of them informative; with 3 carried ones, 4 are trained on: 8 / 4
+    logged = metrics("IW", metric=(0,) * 8, kept=4, ages=(1, 1, 1))
+    assert logged["dapo/samples_per_informative_group"] == 2
+    assert logged["dapo/frac_informative"] == 1 / 2
+    assert logged["dapo/groups_generated"] == 2
 
 
 def test_rounds_exhaustion_and_updates_are_passed_on():

@@ -1,4 +1,7 @@
-"""The prompt stream: TRL's order, each prompt once per epoch, never twice in a batch, the same after a resume."""
+"""
+The prompt stream: TRL's order, each prompt once per epoch, never twice in a batch, the same after a resume; and what a
+history of the prompts makes of it.
+"""
 
 import json
 from collections import Counter
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from trl.trainer.utils import RepeatSampler
 
 from tiny import conversational_dataset, iterable_dataset, plain_dataset
+from trl_dapo.sampling.history import PromptHistory
 from trl_dapo.sampling.prompts import PromptStream
 
 
@@ -223,6 +227,285 @@ def test_batches_that_exhaust_the_dataset_do_not_pile_up_waiting_prompts():
     assert len(stream.state_dict()["waiting"]) <= 2 * 8
 
 
+# ----------------------------------------------------------------------------------------------------- skipped prompts
+
+
+class Scripted(PromptHistory):
+    """
+    A history of given decisions.
+
+    Args:
+        skipped (`str`, *optional*, defaults to `""`):
+            Prompts that are skipped.
+        ranking (`str`, *optional*, defaults to `""`):
+            Prompts by distance, the closest to 1/2 first. Switches Thompson sampling on.
+    """
+
+    def __init__(self, skipped: str = "", ranking: str = "") -> None:
+        super().__init__(0, skip_degenerate=bool(skipped), thompson=bool(ranking))
+        self.skipped = skipped
+        self.ranking = ranking
+
+    def skips(self, identity, epoch, ordinal) -> bool:
+        return ALPHABET[identity] in self.skipped
+
+    def distance(self, identity, epoch, ordinal) -> float:
+        return self.ranking.index(ALPHABET[identity]) / 100
+
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+
+
+def scripted(size: int, history: PromptHistory) -> PromptStream:
+    """The first letters of the alphabet, in this order in every epoch."""
+    return PromptStream(letters(ALPHABET[:size]), seed=0, shuffle=False, history=history)
+
+
+def counts(stream: PromptStream) -> tuple[int, int]:
+    return stream.served, stream.passed_over
+
+
+def test_skipped_prompts_are_passed_over():
+    stream = scripted(6, Scripted(skipped="bc"))
+    assert batch(stream, 2, 1) == ["ad", "e"]
+    assert counts(stream) == (3, 2)
+
+
+def test_skipped_prompts_come_up_again_in_the_next_epoch():
+    history = Scripted(skipped="b")
+    stream = scripted(4, history)
+    assert batch(stream, 3) == ["acd"]
+    history.skipped = "c"
+    assert batch(stream, 3) == ["abd"]
+    history.skipped = ""
+    assert batch(stream, 4) == ["abcd"]
+    assert counts(stream) == (10, 2)
+
+
+def test_a_prompt_that_waits_is_judged_when_its_turn_comes():
+    history = Scripted()
+    stream = scripted(4, history)
+    assert batch(stream, 3) == ["abc"]
+    # d ends the epoch. Of the next one a, b and c are new to the batch, and d waits
+    assert batch(stream, 1, 3, 1) == ["d", "abc", ""]
+    assert len(stream.state_dict()["waiting"]) == 1
+    history.skipped = "d"
+    assert batch(stream, 2) == ["ab"]
+    assert stream.state_dict()["waiting"] == []
+    assert counts(stream) == (9, 1)
+
+
+def test_a_prompt_that_was_skipped_after_waiting_comes_up_again_in_the_next_epoch():
+    history = Scripted()
+    stream = scripted(5, history)
+    # 5 of 8 are there, of which 4 divide by 2: e waits
+    assert batch(stream, 8, multiple_of=2) == ["abcd"]
+    history.skipped = "e"
+    assert batch(stream, 3) == ["abc"]
+    history.skipped = ""
+    assert batch(stream, 2) == ["de"]
+
+
+@pytest.mark.parametrize("later", [1, 3])
+def test_a_dataset_on_which_everything_is_skipped_still_fills_the_batch(later):
+    stream = scripted(4, Scripted(skipped="abcd"))
+    assert batch(stream, 3, later) == ["abc", "d"]
+
+
+def test_skipped_prompts_are_served_only_where_nothing_else_is_left():
+    stream = scripted(5, Scripted(skipped="abd"))
+    # c and e are taken first; then a, b and d in their order
+    assert batch(stream, 2, 2, 2) == ["ce", "ab", "d"]
+
+
+def test_leniency_is_for_one_batch_only():
+    stream = scripted(4, Scripted(skipped="abc"))
+    # d; then, there being nothing else, a. The epoch goes on with b
+    assert batch(stream, 1, 1) == ["d", "a"]
+    assert batch(stream, 1) == ["d"]
+
+
+def test_leniency_needs_a_whole_epoch_without_another_prompt():
+    # The epoch ends with b, which is skipped; the next one still has a
+    stream = scripted(2, Scripted(skipped="b"))
+    assert [batch(stream, 1) for _ in range(4)] == [["a"]] * 4
+    assert counts(stream) == (4, 3)
+
+
+def test_prompts_that_are_served_after_all_do_not_count_as_passed_over():
+    stream = scripted(3, Scripted(skipped="abc"))
+    assert batch(stream, 3) == ["abc"]
+    assert counts(stream) == (3, 0)
+
+
+def test_a_dataset_that_the_batch_holds_whole_gives_nothing_more_whatever_is_skipped():
+    stream = scripted(3, Scripted(skipped="b"))
+    assert batch(stream, 3, 2, 1) == ["acb", "", ""]
+    assert batch(stream, 2) == ["ac"]
+
+
+def test_a_solved_prompt_is_served_no_more():
+    history = PromptHistory(0, skip_solved_above=1.0)
+    stream = PromptStream(letters("abcd"), seed=0, shuffle=False, history=history)
+    (place, _) = stream.take(2)
+    history.record(place.identity, right=4, wrong=0, informative=False)
+    assert [batch(stream, 2) for _ in range(4)] == [["cd"], ["bc"], ["db"], ["cd"]]
+
+
+@pytest.mark.parametrize("make", [letters, streamed])
+def test_a_history_that_knows_nothing_changes_nothing(make):
+    def served(**switches) -> list:
+        stream = PromptStream(make("abcdefg"), seed=5, history=PromptHistory(5, **switches))
+        return [batch(stream, 3, 2) for _ in range(10)]
+
+    assert served(skip_degenerate=True, skip_solved_above=0.1) == served()
+
+
+# --------------------------------------------------------------------------------------------------- Thompson sampling
+
+
+def test_the_closest_of_four_times_the_prompts_come_in_the_order_of_the_stream():
+    # The pool of the first take is a to h, of which h, b and f are closest
+    stream = scripted(16, Scripted(ranking="hpbfgoncdeaijklm"))
+    assert batch(stream, 2) == ["bh"]
+    # The next pool is i to p: p and o
+    assert batch(stream, 2) == ["op"]
+    assert counts(stream) == (4, 12)
+
+
+def test_a_pool_is_four_times_the_count():
+    # i, the closest of all, is the ninth
+    stream = scripted(12, Scripted(ranking="ihgfedcbajkl"))
+    assert batch(stream, 2) == ["gh"]
+    stream = scripted(12, Scripted(ranking="ihgfedcbajkl"))
+    assert batch(stream, 3) == ["ghi"]
+
+
+def test_refills_have_pools_of_their_own():
+    stream = scripted(12, Scripted(ranking="dcbahgfelkji"))
+    assert batch(stream, 1, 1, 1) == ["d", "h", "l"]
+
+
+def test_prompts_that_were_not_chosen_come_up_again_in_the_next_epoch():
+    stream = scripted(4, Scripted(ranking="abcd"))
+    assert batch(stream, 1) == ["a"]
+    # Chosen or not, what the batch does not hold it may take in the next epoch: b is closest then
+    assert batch(stream, 1, 1) == ["a", "b"]
+
+
+def test_a_pool_does_not_reach_into_the_next_epoch():
+    # 6 prompts, 4 of them read: e and f are the whole pool, though a and b are closer
+    stream = scripted(6, Scripted(ranking="abcdef"))
+    assert batch(stream, 1) == ["a"]
+    assert batch(stream, 2) == ["ef"]
+    assert batch(stream, 1) == ["a"]
+
+
+def test_a_pool_reaches_into_the_next_epoch_where_it_must():
+    stream = scripted(5, Scripted(ranking="bdcae"))
+    assert batch(stream, 1) == ["b"]
+    # e alone is left, and 2 are asked for. Having turned, the pool goes on to the end of that epoch: e, a, b, c, d
+    assert batch(stream, 2) == ["bd"]
+    assert counts(stream) == (3, 3 + 3)
+    # The other e of that epoch waited, as the pool held one already
+    assert batch(stream, 5) == ["eabcd"]
+
+
+def test_what_is_left_of_the_dataset_is_taken_without_choice():
+    stream = scripted(3, Scripted(ranking="cba"))
+    assert batch(stream, 2, 2, 1) == ["bc", "a", ""]
+
+
+def test_a_pool_does_not_make_skipped_prompts_fit():
+    # There are 2 others than the skipped ones, and 2 are asked for
+    stream = scripted(8, Scripted(skipped="abcdef", ranking="abcdefgh"))
+    assert batch(stream, 2) == ["gh"]
+    assert counts(stream) == (2, 6)
+
+
+def test_a_pool_at_the_beginning_of_an_epoch_does_not_make_skipped_prompts_fit_either():
+    history = Scripted(ranking="abcdefgh")
+    stream = scripted(8, history)
+    # All are taken and two of them rounded off. The next epoch has nothing for the batch: the next batch begins it
+    assert batch(stream, 9, multiple_of=3) == ["abcdef"]
+    history.skipped = "abcdef"
+    # g and h waited, and there are only skipped prompts to compare them with
+    assert batch(stream, 2) == ["gh"]
+    assert counts(stream) == (8, 0)
+    # The epoch has g and h once more; a refill then has no choice but the skipped ones
+    assert batch(stream, 2, 2) == ["gh", "ab"]
+
+
+def test_a_prompt_that_was_not_chosen_does_not_free_one_of_the_same_text():
+    # Rows of a streamed dataset are known by their text: a is there twice
+    class ByOrdinal(PromptHistory):
+        def distance(self, identity, epoch, ordinal) -> float:
+            return ordinal / 100
+
+    stream = PromptStream(streamed("abcdfaghij"), seed=0, shuffle=False, history=ByOrdinal(0, thompson=True))
+    # Pools of 4: a, b, c, d, then f, a, g, h, of which the other a is not chosen. What is left are i and j, and of the
+    # next epoch what the batch does not hold: neither a nor f
+    assert batch(stream, 1, 1, 20) == ["a", "f", "ijbcdgh"]
+
+
+def test_the_rest_of_a_chosen_pool_waits_where_it_is_rounded_off():
+    # 4 of a pool of 9 are chosen, of which 3 divide by 3; the fourth waits, and the others were passed over
+    stream = scripted(9, Scripted(ranking="bdfhacegi"))
+    assert batch(stream, 4, multiple_of=3) == ["bdf"]
+    assert counts(stream) == (3, 5)
+    assert len(stream.state_dict()["waiting"]) == 1
+    assert batch(stream, 1) == ["h"]
+
+
+# -------------------------------------------------------------------------------------------------------------- counts
+
+
+def test_served_prompts_are_counted_with_repeats_and_without_what_is_rounded_off():
+    stream = PromptStream(letters("abcde"), seed=0, shuffle=False)
+    assert counts(stream) == (0, 0)
+    assert batch(stream, 8, multiple_of=2) == ["abcd"]
+    assert counts(stream) == (4, 0)
+    # e, which had waited, and the second epoch's a
+    assert batch(stream, 2) == ["ea"]
+    assert counts(stream) == (6, 0)
+
+
+def test_progress_is_in_passes_through_the_dataset():
+    stream = PromptStream(letters("abcde"), seed=0, shuffle=False)
+    seen = [stream.progress]
+    for _ in range(4):
+        batch(stream, 3)
+        seen.append(stream.progress)
+    # 3, 6, 9 and 12 of 5
+    assert seen == pytest.approx([0, 0.6, 1.2, 1.8, 2.4])
+
+
+def test_progress_counts_what_was_passed_over():
+    stream = scripted(10, Scripted(skipped="abcd"))
+    batch(stream, 1)
+    # e is the fifth of 10
+    assert stream.progress == pytest.approx(0.5)
+    batch(stream, 5, 1)
+    # f to j end the epoch, and of the next a to d are skipped and e taken
+    assert stream.progress == pytest.approx(1.5)
+    assert counts(stream) == (7, 8)
+
+
+def test_progress_through_a_streamed_dataset_is_known_after_its_first_epoch():
+    stream = PromptStream(streamed("abcd"), seed=0, shuffle=False)
+    batch(stream, 3)
+    assert stream.progress == 0
+    batch(stream, 3)
+    # d, a and b: 6 of 4
+    assert stream.progress == pytest.approx(1.5)
+
+
+def test_an_empty_dataset_makes_no_progress():
+    stream = PromptStream(letters("abc").select([]), seed=0)
+    batch(stream, 1)
+    assert stream.progress == 0
+
+
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 
@@ -361,3 +644,87 @@ def test_the_sizes_of_the_takes_do_not_change_the_order(counts, iterable):
     text = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOP"
     stream, whole = PromptStream(make(text), seed=4), PromptStream(make(text), seed=4)
     assert "".join(batch(stream, *counts)) == batch(whole, sum(counts))[0]
+
+
+# -------------------------------------------------------------------------------------------- properties, with history
+
+HISTORIES = st.fixed_dictionaries(
+    {
+        "skip_degenerate": st.booleans(),
+        "skip_solved_above": st.sampled_from([None, 0.5, 1.0]),
+        "thompson": st.booleans(),
+    }
+)
+# What is learned of the prompts of a batch, by turns
+VISITS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans()), min_size=1, max_size=5)
+
+
+def learn(history: PromptHistory, places: list, visits: list[tuple[int, int, bool]]) -> None:
+    for number, place in enumerate(places):
+        history.record(place.identity, *visits[number % len(visits)])
+    history.end_rollout()
+
+
+def train(stream: PromptStream, history: PromptHistory, batches: list, visits: list) -> list[list[str]]:
+    """The prompts of these batches, take by take, of each of which something is learned at its end."""
+    served = []
+    for number, takes in enumerate(batches):
+        stream.begin_batch()
+        places = [stream.take(count, multiple_of) for count, multiple_of in takes]
+        learn(history, list(chain(*places)), visits[number % len(visits) :] + visits)
+        served.append([text_of(stream, one) for one in places])
+    return served
+
+
+@settings(max_examples=100)
+@given(operations, VISITS, st.integers(1, 8), HISTORIES, st.booleans(), st.booleans())
+def test_with_a_history_no_prompt_is_twice_in_a_batch_and_a_take_is_as_full_as_the_dataset_allows(
+    batches, visits, size, switches, shuffle, iterable
+):
+    history = PromptHistory(3, **switches)
+    stream = PromptStream((streamed if iterable else letters)(ALPHABET[:size]), 3, shuffle, history=history)
+    everything = 0
+    for takes, served in zip(batches, train(stream, history, batches, visits), strict=True):
+        prompts = "".join(served)
+        assert len(set(prompts)) == len(prompts)
+        left = size
+        for (count, multiple_of), taken in zip(takes, served, strict=True):
+            assert len(taken) == min(count, left) // multiple_of * multiple_of
+            left -= len(taken)
+        everything += len(prompts)
+    assert stream.served == everything
+    assert stream.passed_over >= 0
+    if not any(switches.values()):
+        assert stream.passed_over == 0
+
+
+@settings(max_examples=60)
+@given(operations, operations, VISITS, st.integers(1, 12), HISTORIES, st.booleans())
+def test_with_a_history_a_resumed_stream_continues_identically_from_any_point(
+    before, after, visits, size, switches, iterable
+):
+    def fresh() -> tuple[PromptStream, PromptHistory]:
+        history = PromptHistory(3, **switches)
+        return PromptStream((streamed if iterable else letters)(ALPHABET[:size]), 3, history=history), history
+
+    stream, history = fresh()
+    train(stream, history, before, visits)
+    other_stream, other_history = fresh()
+    saved = json.loads(json.dumps({"prompts": stream.state_dict(), "history": history.state_dict()}))
+    other_stream.load_state_dict(saved["prompts"])
+    other_history.load_state_dict(saved["history"])
+    assert other_stream.progress == stream.progress
+    assert train(other_stream, other_history, after, visits) == train(stream, history, after, visits)
+    assert other_stream.state_dict() == stream.state_dict()
+    assert other_history.state_dict() == history.state_dict()
+    assert other_stream.progress == stream.progress
+
+
+@settings(max_examples=50)
+@given(operations, VISITS, st.integers(1, 12), st.sampled_from([None, 0.5, 1.0]))
+def test_every_prompt_of_an_epoch_is_served_passed_over_or_waits(batches, visits, size, solved):
+    history = PromptHistory(3, skip_degenerate=True, skip_solved_above=solved, thompson=True)
+    stream = PromptStream(letters(ALPHABET[:size]), 3, history=history)
+    train(stream, history, batches, visits)
+    waiting = len(stream.state_dict()["waiting"])
+    assert stream.served + stream.passed_over + waiting == round(stream.progress * size)

@@ -1,10 +1,14 @@
 """Rows of a rollout: a row's fields travel together, from the host into rows, between ranks, and back to the host."""
 
 import copy
+import io
 import pickle
+from dataclasses import fields
+from datetime import date
 from itertools import chain
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -145,6 +149,97 @@ def test_rounds_do_not_share_their_containers():
     assert (second.rows, second.host_metrics, second.user_metrics) == ([], {}, {})
 
 
+# ----------------------------------------------------------------------------------------------------- in a checkpoint
+
+
+def saved_and_loaded(finished: Round) -> Round:
+    file = io.BytesIO()
+    torch.save(finished.state_dict(), file)
+    file.seek(0)
+    return Round.from_state_dict(torch.load(file, weights_only=True))
+
+
+TENSORS = ("rewards", "lengths", "truncated", "steps")
+
+
+def assert_same(loaded: Round, finished: Round) -> None:
+    assert type(loaded) is Round
+    assert loaded.rows == finished.rows
+    for name in TENSORS:
+        torch.testing.assert_close(getattr(loaded, name), getattr(finished, name), rtol=0, atol=0, equal_nan=True)
+    for one in fields(Round):
+        if one.name not in ("rows", *TENSORS):
+            assert getattr(loaded, one.name) == getattr(finished, one.name)
+
+
+def test_a_round_is_the_same_after_a_checkpoint():
+    # Every field differs from its default
+    finished = Round(
+        keeps_going=True,
+        rows=[
+            row(1, tool_mask=[1, 0], extra_logs={"note": "x", "score": 0.5}, behaviour_logps=[-0.25, -1.5]),
+            row(2, prompt=[{"role": "user", "content": "?"}], images=["i"], logprobs=None),
+        ],
+        rewards=torch.tensor([[1.0, float("nan")], [0.1, -0.5]]),
+        lengths=torch.tensor([1, 3]),
+        truncated=torch.tensor([False, True]),
+        steps=torch.tensor([12, 14]),
+        carried=True,
+        host_metrics={"tools/call_frequency": [0.5]},
+        user_metrics={"formatted": [1.0, 0.0]},
+    )
+    loaded = saved_and_loaded(finished)
+    assert_same(loaded, finished)
+    assert all(type(one) is Row for one in loaded.rows)
+    assert loaded.rows[0].behaviour_logps == [-0.25, -1.5]
+
+
+def test_a_round_without_rows_is_the_same_after_a_checkpoint():
+    assert_same(saved_and_loaded(Round(keeps_going=False)), Round(keeps_going=False))
+
+
+def test_a_loaded_round_shares_no_row_with_the_saved_one():
+    finished = Round(keeps_going=False, rows=[row(0)])
+    state = finished.state_dict()
+    loaded = Round.from_state_dict(state)
+    loaded.rows[0].behaviour_logps = [-1.0]
+    assert finished.rows[0].behaviour_logps is None
+    # A state can be loaded again
+    assert_same(Round.from_state_dict(state), finished)
+
+
+def test_rows_of_text_are_plain():
+    conversation_row = row(
+        1,
+        inputs={
+            "prompt": [{"role": "user", "content": "?"}],
+            "answer": 3,
+            "weights": [0.5, None],
+            "tensor": torch.ones(2),
+        },
+        extra_logs={"note": "x"},
+        behaviour_logps=[-0.5, -0.5],
+    )
+    assert row(0).is_plain
+    assert conversation_row.is_plain
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"environment": object()},
+        {"images": [object()]},
+        {"tool_images": ["even one that could be saved"]},
+        {"inputs": {"prompt": "p", "when": date(2025, 3, 1)}},
+        {"prompt": [{"role": "user", "content": [{"type": "image", "image": object()}]}]},
+        {"extra_logs": {"note": object()}},
+    ],
+    ids=lambda values: next(iter(values)),
+)
+def test_rows_with_other_objects_are_not_plain(values):
+    assert not row(0, **values).is_plain
+
+
 # --------------------------------------------------------------------------------------------------------------- merge
 
 
@@ -235,6 +330,13 @@ def test_merge_then_slice_is_identity(rows):
     finished = Round(keeps_going=False)
     finished.record_generation([one.prompt for one in rows], merged_generation(rows, [False] * len(rows)))
     assert finished.rows == rows
+
+
+@settings(deadline=None)
+@given(generated_rows())
+def test_generated_rows_are_the_same_after_a_checkpoint(rows):
+    finished = Round(keeps_going=False, rows=rows, rewards=torch.ones(len(rows), 1))
+    assert_same(saved_and_loaded(finished), finished)
 
 
 @settings(deadline=None)

@@ -335,8 +335,9 @@ def test_an_error_in_a_reward_function_travels_and_leaves_the_trainer_usable(tmp
         raise KeyError("broken")
 
     trainer = build(DAPOTrainer, dapo_args(tmp_path), reward_funcs=fails, train_dataset=plain_dataset(32))
-    with pytest.raises(KeyError, match="broken"):
+    with pytest.raises(RuntimeError, match=r"'fails' failed on row 0 .*KeyError") as told:
         trainer.train()
+    assert isinstance(told.value.__cause__, KeyError)
     assert trainer._round is None
     assert trainer.reward_func_names == ["fails", "soft_overlong_punishment_reward"]
 
@@ -384,7 +385,11 @@ def test_no_arguments_are_all_of_dapo(tmp_path, monkeypatch):
 
 
 def test_constructor_takes_what_the_hosts_takes():
-    assert inspect.signature(DAPOTrainer) == inspect.signature(GRPOTrainer)
+    ours, host = inspect.signature(DAPOTrainer).parameters, inspect.signature(GRPOTrainer).parameters
+    # And, by name alone, the weights of tokens
+    assert list(ours.values())[:-1] == list(host.values())
+    assert list(ours)[-1] == "token_importance_func"
+    assert ours["token_importance_func"].kind is inspect.Parameter.KEYWORD_ONLY
 
 
 def test_inert_parts_are_told_at_start(tmp_path, caplog):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 
 SCENARIOS = [
@@ -19,7 +20,18 @@ SCENARIOS = [
     "half_exhausted",
     "everything",
     "filter_alone",
+    "carried_surplus",
+    "selected_prompts",
+    "weighted_tokens",
     "environments",
+]
+AGREEMENTS = [
+    "agree",
+    "agree_iterable",
+    "agree_exhausted",
+    "agree_selected",
+    "agree_carried",
+    "agree_weighted",
 ]
 HERE = Path(__file__).parent
 
@@ -135,10 +147,39 @@ def test_two_processes_keep_the_groups_that_one_keeps(folder, tmp_path):
         assert alone["num_items"][rollout] == both[0]["num_items"][rollout]
 
 
+def double(values: list) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def agreeing(tmp_path_factory):
+    target = tmp_path_factory.mktemp("agreeing")
+    for processes in (1, 2, 3):
+        launch(target, processes, AGREEMENTS)
+    return target
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AGREEMENTS)
+def test_one_two_and_three_processes_end_with_the_same_parameters(agreeing, name):
+    alone = ranks(agreeing, name, 1)[0]
+    for processes in (2, 3):
+        for part in ranks(agreeing, name, processes):
+            assert part["stream"] == alone["stream"]
+            assert part["num_items"] == alone["num_items"]
+            for key, value in alone["values"].items():
+                difference = (double(part["values"][key]) - double(value)).abs().max()
+                assert difference < 1e-6, (key, processes)
+        kept = [prompt for part in ranks(agreeing, name, processes) for prompt in part["prompts"][0]]
+        assert sorted(kept) == sorted(alone["prompts"][0])
+    assert any(value != 0 for values in alone["advantages"] for value in torch.tensor(values).view(-1).tolist())
+
+
 @pytest.mark.slow
 def test_three_processes(tmp_path):
-    launch(tmp_path, 3, ["whole_groups", "straddling_groups", "unequal_yields", "half_exhausted"])
-    for name in ("whole_groups", "straddling_groups", "unequal_yields", "half_exhausted"):
+    names = ["whole_groups", "straddling_groups", "unequal_yields", "half_exhausted", "iterable", "carried_surplus"]
+    launch(tmp_path, 3, names)
+    for name in names:
         parts = ranks(tmp_path, name, 3)
         assert parts[0]["parameters"] == parts[1]["parameters"] == parts[2]["parameters"]
         assert parts[0]["num_items"] == parts[1]["num_items"] == parts[2]["num_items"]

@@ -133,7 +133,7 @@ def test_without_a_whole_checkpoint_the_run_does_not_start_anew(tmp_path):
 
 
 def test_without_any_checkpoint_the_error_says_so(tmp_path):
-    with pytest.raises(ValueError, match="resume_from_checkpoint=True, and output_dir=.* holds no checkpoint"):
+    with pytest.raises(ValueError, match=r"resume_from_checkpoint=True, and output_dir=.* holds no checkpoint"):
         run(tmp_path, resume=True)
 
 

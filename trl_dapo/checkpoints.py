@@ -27,7 +27,7 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _NUMBERED_SHARD = re.compile(r"-\d+-of-\d+\.")
 
 
-def rank_file(index: int) -> str:
+def rank_file(index: int | str) -> str:
     """Returns the name of the file that the process of this index writes."""
     return f"dapo_rank_{index}.pt"
 
@@ -75,6 +75,14 @@ def read_state(folder: Path) -> dict[str, Any]:
         fix = "Upgrade trl_dapo." if newer else "Resume with the trl_dapo that wrote it."
         raise ValueError(f"{path} has version {version!r}, and this trl_dapo reads version {STATE_VERSION}. {fix}")
     return state
+
+
+def clear(folder: Path) -> None:
+    """Makes the folder, and removes from it what an earlier run left and a new save may not overwrite in full."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in (_TRAINER_STATE, rank_file("*"), "rng_state*.pth"):
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:

@@ -46,6 +46,9 @@ OVERRIDDEN = {
     "training_step": ("self", "model", "inputs", "num_items_in_batch"),
     "log": ("self", "logs", "start_time"),
     "_save_checkpoint": ("self", "model", "trial"),
+    "_load_optimizer_and_scheduler": ("self", "checkpoint"),
+    "_get_train_sampler": ("self", "dataset"),
+    "get_train_dataloader": ("self",),
 }
 
 # Methods that are called or stubbed, hence only the arguments that must be accepted: positional, then by keyword.

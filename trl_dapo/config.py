@@ -34,6 +34,12 @@ GOVERNED = {
 # Switches on the prompt stream of dynamic sampling
 PROMPT_SWITCHES = ("skip_degenerate", "skip_solved_above", "prompt_selection")
 
+# Parameters that mean nothing, and are refused, where the toggle is off
+RELIANT = {
+    "dynamic_sampling": (*PROMPT_SWITCHES, "surplus", "surplus_max_age"),
+    "token_level_loss": ("token_level_scope",),
+}
+
 # Values of fields that take one of a few words
 CHOICES = {
     "dynamic_sampling_on_exhaustion": ("fill", "raise"),
@@ -270,6 +276,7 @@ class DAPOConfig(GRPOConfig):
             toggles = {toggle: position < row for position, toggle in enumerate(TOGGLES)}
             folder = f"{row}-" + name.removeprefix("+ ").replace(" ", "-").lower()
             off = [governed for toggle, governed in GOVERNED.items() if not toggles[toggle]]
+            off += [reliant for toggle, names in RELIANT.items() if not toggles[toggle] for reliant in names]
             values: dict[str, Any] = {**{key: kwargs[key] for key in kwargs if key not in off}, **toggles}
             configs.append(cls(str(Path(output_dir) / folder), **values))
         return configs
@@ -309,12 +316,15 @@ class DAPOConfig(GRPOConfig):
         unknown = [toggle for toggle in toggles if toggle not in TOGGLES]
         if unknown:
             raise ValueError(f"`without` got {unknown[0]!r}, which is not a toggle. The toggles are {list(TOGGLES)}.")
-        copy = object.__new__(type(self))
+        cls = type(self)
+        copy = object.__new__(cls)
         copy.__dict__.update(vars(self))
         for toggle in toggles:
             setattr(copy, toggle, False)
             if toggle in GOVERNED:
                 setattr(copy, GOVERNED[toggle], None)
+            for name in RELIANT.get(toggle, ()):
+                setattr(copy, name, next(own.default for own in fields(cls) if own.name == name))
         copy._settle_toggles()
         return copy
 

@@ -20,7 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, get_l
 from trl import GRPOConfig
 from trl import GRPOTrainer as HostTrainer
 
-from .checkpoints import choose, rank_file, read_state, write_state
+from .checkpoints import choose, clear, rank_file, read_state, write_state
 from .config import settled
 from .plain import is_plain
 from .rewards.failures import named
@@ -99,10 +99,11 @@ class GRPOTrainer(HostTrainer):
     def _save_checkpoint(self, model, trial) -> None:
         # Ours first: the host ends with its own state and then removes older checkpoints
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        folder.mkdir(parents=True, exist_ok=True)
         if self.args.should_save:
-            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+            clear(folder)
             write_state(folder, self._shared_state())
+        self.accelerator.wait_for_everyone()
+        folder.mkdir(parents=True, exist_ok=True)  # where nodes do not share their storage
         if not self.args.save_only_model:
             torch.save(self._rank_state(), folder / rank_file(self.accelerator.process_index))
         super()._save_checkpoint(model, trial)

@@ -41,13 +41,13 @@ class BatchPlan:
 def batch_plan(args: DAPOConfig) -> BatchPlan:
     """Returns the batch arithmetic of a config on the number of processes that it was made for."""
     completions = settled(args.generation_batch_size)
-    rounds = 1 + (args.max_refill_rounds if args.dynamic_sampling else 0)
+    rounds = args.max_round_batches * (1 + args.max_refill_rounds) if args.dynamic_sampling else 1
     return BatchPlan(
         prompts=completions // settled(args.num_generations),
         completions=completions,
         update_rows=args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
         updates=args.updates_between_generations,
-        most_completions=rounds * completions,
+        most_completions=int(rounds * completions),
     )
 
 

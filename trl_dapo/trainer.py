@@ -1,21 +1,16 @@
 """
 `DAPOTrainer`: TRL's `GRPOTrainer` with a batch that is settled before TRL scores it.
 
-Clip-higher, token-level loss and overlong filtering are TRL's own, switched on by [`DAPOConfig`]. What is added here
-is dynamic sampling and the length penalty's column. Candidate rounds run TRL's generation and reward code and stop
-there; then one ordinary pass of TRL's replays the kept rows, so that log-probs, advantages, denominators and logs
-remain TRL's and are computed for what is trained on. The invariant: with every toggle off, each host method runs as it
-stands.
+Clip-higher, token-level loss and overlong filtering are TRL's own, switched on by [`DAPOConfig`]. In here is dynamic
+sampling: which prompts are generated, which groups are trained on, and what is logged of both. Not in here: how a
+round leaves the host and comes back (`replay`), the length penalty (`shaping`), checkpoints (`grpo`). The invariant:
+with every toggle off, each host method runs as it stands.
 """
 
 import inspect
 import math
 import textwrap
 import time
-from collections import defaultdict
-from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,41 +18,29 @@ from accelerate.logging import get_logger
 from accelerate.utils import gather, gather_object
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
 from trl import GRPOConfig
 from trl import GRPOTrainer as HostTrainer
-from trl.trainer.utils import get_config_model_id, pad
+from trl.trainer.utils import get_config_model_id
 
-from . import environments, logs
+from . import logs
 from .compat import check_host
-from .config import PROMPT_SWITCHES, DAPOConfig, settled
-from .grpo import GRPOTrainer
+from .config import PROMPT_SWITCHES, DAPOConfig
 from .planning import check_dataset, too_few_prompts
-from .rewards.columns import LENGTH_PENALTY, length_penalties, metric_columns
-from .rewards.overlong import soft_overlong_punishment
+from .replay import ReplayingTrainer
+from .rewards.columns import length_penalties
 from .sampling.candidates import Candidates
-from .sampling.groups import Selection, judge_groups, raw_metric, select_groups
+from .sampling.groups import Selection, judge_groups, select_groups
 from .sampling.history import PromptHistory
 from .sampling.prompts import Place, PromptStream
 from .sampling.refill import FIRST_QUANTILE, QUANTILE, KeepRate, round_size
-from .sampling.rollouts import Generation, Round, Row, merged_extra_logs, merged_generation
+from .sampling.rollouts import Round, Row
 from .token_weights import checked_weights, padded, row_factors, weight_sums
 
 
 logger = get_logger(__name__)
 
 
-class _RoundScored(Exception):
-    """Leaves the host's pass once a candidate round has its rewards."""
-
-
-@dataclass(frozen=True)
-class _Replay:
-    generation: Generation
-    rewards: torch.Tensor
-
-
-class DAPOTrainer(GRPOTrainer):
+class DAPOTrainer(ReplayingTrainer):
     """
     Trainer for Decoupled Clip and Dynamic sAmpling Policy Optimization
     ([DAPO](https://huggingface.co/papers/2503.14476)).
@@ -115,13 +98,8 @@ class DAPOTrainer(GRPOTrainer):
             }"""),
     }
 
-    args: DAPOConfig  # ty: ignore[incompatible-mutable-override]
     # Optional in the host's types, never in fact
-    model: PreTrainedModel
-    num_generations: int
-    max_completion_length: int
     train_dataset: Dataset | IterableDataset
-    reward_processing_classes: list
 
     def __init__(
         self, model, reward_funcs=None, args=None, train_dataset=None, *rest, token_importance_func=None, **kwargs
@@ -133,8 +111,6 @@ class DAPOTrainer(GRPOTrainer):
         self._token_importance_func = token_importance_func
         self.reward_timeout = args.reward_timeout
         check_dataset(train_dataset, args)
-        self._round: Round | None = None
-        self._replay: _Replay | None = None
         self._rollout_seconds = 0.0
         self._update_seconds = 0.0
         self._exhaustions = 0
@@ -142,10 +118,7 @@ class DAPOTrainer(GRPOTrainer):
         self._last_rollout: dict[str, float] = {}
         self._keep_rate = KeepRate()
         self._surplus: Round | None = None
-        self._resting_environments: environments.Pool = {}
         super().__init__(model, reward_funcs, args, train_dataset, *rest, **kwargs)
-        self._adds_length_penalty = self._add_length_penalty()
-        self._metric_columns = metric_columns(self.reward_func_names, args)
         # Placeholder rows of an environment that makes up its prompts are all alike
         self._prompts_differ = train_dataset is not None
         self._check_prompt_switches()
@@ -165,42 +138,12 @@ class DAPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
-            return self._score_for_evaluation(inputs)
+            return super()._generate_and_score_completions(inputs)
         started = time.perf_counter()
         output = self._train_on_settled(len(inputs)) if self.args.dynamic_sampling else self._train_on_all(inputs)
         self._rollout_seconds = time.perf_counter() - started
         self._log_rollout({"dapo/generation_seconds": self._slowest(self._rollout_seconds)})
         return output
-
-    def _generate(self, prompts: list) -> Generation:
-        if self._replay is not None:
-            return self._replay.generation
-        generation = super()._generate(prompts)
-        if self._round is not None:
-            self._round.record_generation(prompts, generation)
-        return generation
-
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *rest, **kwargs):
-        if self._round is not None and not self._round.keeps_going:
-            # Of a candidate, only the rewards are needed; most of what dynamic sampling drops is never scored
-            return torch.zeros_like(input_ids[:, -logits_to_keep:], dtype=torch.float32), None, None
-        return super()._get_per_token_logps_and_entropies(
-            model, input_ids, attention_mask, logits_to_keep, *rest, **kwargs
-        )
-
-    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
-        if self._replay is not None:
-            return self._replay.rewards
-        # The host warns of rows that no reward function applies to, and must not count the length penalty for that
-        with self._only_user_rewards():
-            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        if self._adds_length_penalty:
-            rewards = torch.cat([rewards, self._length_penalties(rewards, completion_ids_list)], dim=1)
-        if self._round is not None:
-            self._record_scores(self._round, inputs, rewards)
-            if not self._round.keeps_going:
-                raise _RoundScored
-        return rewards
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         started, self._rollout_seconds = time.perf_counter(), 0.0
@@ -268,17 +211,12 @@ class DAPOTrainer(GRPOTrainer):
 
     def _train_on_all(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """One pass of the host, watched: without dynamic sampling, every group is trained on."""
-        self._round = Round(keeps_going=True)
-        try:
-            output = super()._generate_and_score_completions(inputs)
-            candidates = Candidates(self.num_generations, self.accelerator.num_processes)
-            self._judge(candidates, self._round)
-            rows = self._round.rows
-        finally:
-            self._round = None
+        output, watched = self._run_watched(inputs)
+        candidates = Candidates(self.num_generations, self.accelerator.num_processes)
+        self._judge(candidates, watched)
         groups = list(range(len(candidates.informative)))
         self._log_groups(candidates, Selection(groups, [False] * len(groups)))
-        return self._with_token_weights(output, rows)
+        return self._with_token_weights(output, watched.rows)
 
     def _train_on_settled(self, num_rows: int) -> dict[str, Any]:
         """Generates until the batch is full or the rounds are spent, then lets the host score the kept rows once."""
@@ -342,34 +280,6 @@ class DAPOTrainer(GRPOTrainer):
         for place, right, scored, teaches in zip(places, right_P, scored_P, informative, strict=True):
             self._history.record(place.identity, right, scored - right, teaches)
 
-    def _run_candidate_round(self, inputs: list[dict[str, Any]]) -> Round:
-        """Runs the host's pass up to the rewards; what it logs on the way is kept apart."""
-        finished = self._round = Round(keeps_going=False)
-        logged, self._metrics["train"] = self._metrics["train"], defaultdict(list)
-        try:
-            super()._generate_and_score_completions(inputs)
-        except _RoundScored:
-            return finished
-        finally:
-            finished.host_metrics, self._metrics["train"] = self._metrics["train"], logged
-            self._round = None
-        raise RuntimeError("GRPOTrainer finished a candidate round without calculating rewards")
-
-    def _record_scores(self, finished: Round, inputs: list[dict[str, Any]], rewards: torch.Tensor) -> None:
-        finished.record_inputs(inputs, self.environments)
-        finished.rewards = rewards.cpu()
-        ends = {*vars(self).get("eos_token_ids", [self._tokenizer.eos_token_id]), self._tokenizer.pad_token_id}
-        facts = [[row.trained_length, row.completion_ids[-1] not in ends] for row in finished.rows]
-        facts = gather(torch.tensor(facts, device=self.accelerator.device)).cpu()
-        finished.lengths, finished.truncated = facts[:, 0], facts[:, 1].bool()
-        finished.steps = torch.full_like(finished.lengths, self.state.global_step)
-        if not finished.keeps_going:
-            for column in finished.record_extra_logs(self._pending_extra_logs):
-                logger.warning_once(f"`log_extra` column {column!r} is dropped: it has not one value per completion.")
-            finished.user_metrics = dict(self._pending_metrics)
-            self._pending_extra_logs.clear()
-            self._pending_metrics.clear()
-
     def _judge(self, candidates: Candidates, finished: Round) -> None:
         metric_B = self._raw_metric(finished.rewards)
         live_B = ~finished.truncated if self.mask_truncated_completions else torch.ones_like(finished.truncated)
@@ -381,30 +291,6 @@ class DAPOTrainer(GRPOTrainer):
         candidates.add(finished, verdicts)
         if self.environments is not None and not finished.keeps_going:
             self._set_kept_environments_aside(finished, verdicts.informative_P)
-
-    def _score_kept(self, candidates: Candidates, selection: Selection, rows: list[Row]) -> dict[str, Any]:
-        """One ordinary pass of the host over the kept rows, with generation and rewards replayed."""
-        rank = self.accelerator.process_index
-        numbers = candidates.row_numbers(selection.groups)
-        mine = slice(rank * len(rows), (rank + 1) * len(rows))
-        filler = [drop for drop in selection.filler for _ in range(self.num_generations)]
-        rewards = candidates.column("rewards")[numbers].to(self.accelerator.device)
-        self._log_host_metrics(candidates, selection)
-        self._pending_extra_logs.update(merged_extra_logs(rows))
-        self._replay = _Replay(merged_generation(rows, filler[mine]), rewards)
-        try:
-            with self._finished_environments(rows):
-                output = super()._generate_and_score_completions([row.replay_inputs() for row in rows])
-        finally:
-            self._replay = None
-        if any(filler):
-            # A length penalty gives degenerate groups an advantage of their own
-            output["advantages"][torch.tensor(filler[mine], device=output["advantages"].device)] = 0.0
-            logged: Any = self._logs["advantages"]
-            for position, drop in enumerate(filler):
-                if drop:
-                    logged[position - len(filler)] = 0.0
-        return output
 
     def _tell_exhaustion(self, candidates: Candidates, wanted: int) -> None:
         kept, generated = sum(candidates.informative), len(candidates.informative)
@@ -450,51 +336,6 @@ class DAPOTrainer(GRPOTrainer):
         }
         return Round(keeps_going=False, carried=True, rows=self._with_own_logps(rows), **columns)
 
-    def _with_own_logps(self, rows: list[Row]) -> list[Row]:
-        """Returns the rows, each with the log-probs of the policy that generated it, which for new ones is today's."""
-        pad_token_id, device = self._tokenizer.pad_token_id, self.accelerator.device
-        prompts = [torch.tensor(row.prompt_ids, device=device) for row in rows]
-        completions = [torch.tensor(row.completion_ids, device=device) for row in rows]
-        logps = self._logps(
-            pad(prompts, padding_value=pad_token_id, padding_side="left"),
-            pad([torch.ones_like(ids) for ids in prompts], padding_value=0, padding_side="left"),
-            pad(completions, padding_value=pad_token_id, padding_side="right"),
-            pad([torch.ones_like(ids) for ids in completions], padding_value=0, padding_side="right"),
-        )
-        today = [values[: len(row.completion_ids)].tolist() for row, values in zip(rows, logps, strict=True)]
-        return [
-            replace(row, behaviour_logps=values) if row.behaviour_logps is None else row
-            for row, values in zip(rows, today, strict=True)
-        ]
-
-    def _with_behaviour_logps(self, output: dict[str, Any], rows: list[Row], carried: int) -> dict[str, Any]:
-        """
-        Returns the output with importance ratios of carried rows taken against the policy that generated them.
-
-        With vLLM's importance sampling correction nothing is changed: TRL corrects from the sampled log-probs on.
-        """
-        if not carried or (self.use_vllm and self.vllm_importance_sampling_correction):
-            return output
-        if "old_per_token_logps" not in output:
-            columns = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-            output["old_per_token_logps"] = self._logps(*(output[name] for name in columns))
-        for old, row in zip(output["old_per_token_logps"], rows, strict=True):
-            if row.behaviour_logps is not None:
-                old[: len(row.behaviour_logps)] = torch.tensor(row.behaviour_logps)
-        return output
-
-    def _logps(self, prompt_ids, prompt_mask, completion_ids, completion_mask) -> torch.Tensor:
-        """Returns today's log-probs of the completions' tokens, shape `(B, T)`."""
-        with torch.no_grad():
-            logps, _, _ = self._get_per_token_logps_and_entropies(
-                self.model,
-                torch.cat([prompt_ids, completion_ids], dim=1),
-                torch.cat([prompt_mask, completion_mask], dim=1),
-                completion_ids.size(1),
-                batch_size=self.args.per_device_train_batch_size,
-            )
-        return logps
-
     # Token weights
 
     def _with_token_weights(self, output: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
@@ -526,7 +367,7 @@ class DAPOTrainer(GRPOTrainer):
         )
         return padded(checked_weights(returned, completion_ids, "token_importance_func"), width)
 
-    # Rewards
+    # Checks
 
     def _check_prompt_switches(self) -> None:
         """Refuses switches that need prompts, or rows, that this run does not have."""
@@ -542,97 +383,7 @@ class DAPOTrainer(GRPOTrainer):
                 "serve other rows by then. Set surplus='discard'."
             )
 
-    def _add_length_penalty(self) -> bool:
-        """Appends TRL's soft overlong punishment behind the user's reward functions, unless one is among them."""
-        if not self.args.soft_overlong_punishment:
-            return False
-        if length_penalties(self.reward_func_names):
-            logger.warning(
-                f"`reward_funcs` has a {LENGTH_PENALTY} already: soft_overlong_punishment=True adds none, and "
-                "dynamic sampling does not look at yours. Its widths and weight stay as you gave them."
-            )
-            return False
-        # New lists: the host's are those that the user passed
-        self._length_penalty = soft_overlong_punishment(
-            self.max_completion_length, settled(self.args.soft_punish_cache)
-        )
-        self.reward_funcs = [*self.reward_funcs, self._length_penalty]
-        self.reward_func_names = [*self.reward_func_names, LENGTH_PENALTY]
-        self.reward_processing_classes = [*self.reward_processing_classes, None]
-        self.reward_weights = torch.cat([self.reward_weights, torch.tensor([self.args.overlong_penalty_factor])])
-        return True
-
-    def _raw_metric(self, rewards: torch.Tensor) -> torch.Tensor:
-        named = self.args.dynamic_sampling_metric is not None
-        weights = torch.ones(1) if named else self.reward_weights[self._metric_columns].cpu()
-        return raw_metric(rewards[:, self._metric_columns], weights)
-
-    @contextmanager
-    def _only_user_rewards(self) -> Generator[None]:
-        if not self._adds_length_penalty:
-            yield
-            return
-        names = ("reward_funcs", "reward_func_names", "reward_processing_classes")
-        full = {name: getattr(self, name) for name in names}
-        try:
-            for name in names:
-                setattr(self, name, full[name][:-1])
-            yield
-        finally:
-            for name in names:
-                setattr(self, name, full[name])
-
-    def _length_penalties(self, rewards: torch.Tensor, completion_ids_list: list[list[int]]) -> torch.Tensor:
-        """Returns the column of the length penalty, shape `(B, 1)`: NaN, "does not apply", for unscored rows."""
-        if not self.model.training:
-            # Evaluation reports the reward as the user defined it
-            return torch.full_like(rewards[:, :1], torch.nan)
-        penalties = torch.tensor(self._length_penalty(completion_ids=completion_ids_list), device=rewards.device)
-        penalties = gather(penalties.to(rewards.dtype))
-        return penalties.masked_fill(rewards.isnan().all(dim=1), torch.nan).unsqueeze(1)
-
-    def _score_for_evaluation(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)
-        if self._adds_length_penalty:
-            for statistic in ("mean", "std"):
-                self._metrics["eval"].pop(f"rewards/{LENGTH_PENALTY}/{statistic}", None)
-        return output
-
-    # Environments
-
-    def _set_kept_environments_aside(self, finished: Round, informative_P: torch.Tensor) -> None:
-        share = len(finished.rows)
-        kept_B = informative_P.repeat_interleave(self.num_generations)
-        mine = kept_B[self.accelerator.process_index * share :][:share].tolist()
-        instances = [row.environment for row, kept in zip(finished.rows, mine, strict=True) if kept]
-        self._environment_pool, aside = environments.set_aside(self._environment_pool, instances)
-        self._resting_environments = environments.merged(self._resting_environments, aside)
-
-    @contextmanager
-    def _finished_environments(self, rows: list) -> Generator[None]:
-        """Lets the host pass over the rows without resetting anything; afterwards their environments are in place."""
-        if self.environment_factories is None:
-            yield
-            return
-        pool = environments.merged(self._resting_environments, self._environment_pool)
-        self._resting_environments = {}
-        names = [row.inputs.get("environment") if self._multi_environment else None for row in rows]
-        self._environment_pool = environments.finished(names)
-        try:
-            yield
-        finally:
-            self._environment_pool = pool
-            self.environments = [row.environment for row in rows]
-
     # Logs
-
-    def _log_host_metrics(self, candidates: Candidates, selection: Selection) -> None:
-        """Gives TRL's own keys the kept rows' values, once."""
-        for name, value in logs.host_metrics(candidates, selection.groups).items():
-            self._metrics["train"][name].append(value)
-        self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
-        for name, value in logs.user_metrics(candidates, selection.groups).items():
-            self._pending_metrics[name] = [value]
 
     def _log_groups(self, candidates: Candidates, selection: Selection) -> None:
         rewards = candidates.column("rewards")
