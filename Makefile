@@ -17,7 +17,7 @@ demo: $(VENV)/.demo ## Train naive GRPO and DAPO on the built-in task, with a ta
 	$(BIN)/trl-dapo demo $(ARGS)
 
 test: $(VENV)/.test ## Run the tests (options: ARGS="-k groups")
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n auto --dist loadscope -m "not slow and not gpu" $(ARGS)
 
 test-slow: $(VENV)/.test ## Run the tests that take minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "slow and not gpu" $(ARGS)
@@ -31,8 +31,9 @@ format: $(VENV)/.lint ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: $(VENV)/.demo ## Measure the overhead over TRL
-	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/overhead.py $(ARGS)
+benchmark: $(VENV)/.demo ## Measure the overhead over TRL, and what dynamic sampling costs
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/overhead.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/dynamic_sampling.py simulated
 
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist

@@ -2,9 +2,9 @@
 What dynamic sampling costs, and what it buys: four ways to fill a batch, side by side.
 
 `simulated` draws prompts with pass rates from a mixture of Beta distributions, so that a known share of groups is
-degenerate, and counts what each way generates for 64 informative groups. `arena` trains on the built-in task, all arms
-on the same number of generated completions. `bookkeeping` times what is neither generation nor training. All of them go
-through the package's own prompt stream, verdicts and sizes; only the way differs.
+degenerate, and counts what each way generates for 64 informative groups. `arena` trains on the built-in task, all
+arms on the same number of generated completions. `bookkeeping` times what is neither generation nor training. All of
+them go through the package's own prompt stream, verdicts and sizes; only the way differs.
 
     python benchmarks/dynamic_sampling.py simulated --seeds 8
     python benchmarks/dynamic_sampling.py arena --seeds 8 --learning-rate 2e-4
@@ -18,18 +18,23 @@ import logging
 import math
 import random
 import statistics
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from scipy import stats
+from trl import GRPOTrainer as HostTrainer
 
 from trl_dapo import DAPOConfig, DAPOTrainer
-from trl_dapo.demo.arm import DAPO, GRPO, Arm, run_arm
+from trl_dapo.arena import arena_accuracy, load_warm_start, train_dataset
+from trl_dapo.demo.arm import DAPO, GRPO, SETTINGS, Arm, run_arm
 from trl_dapo.sampling.groups import judge_groups, select_groups
 from trl_dapo.sampling.history import PromptHistory
 from trl_dapo.sampling.prompts import Place, PromptStream
@@ -58,7 +63,7 @@ class Population:
 
     @staticmethod
     def _rate(draw: random.Random, degenerate: float) -> float:
-        # Beta(4, 4) groups of 16 are degenerate in 0.1 % of the cases, the others in 96 %
+        # Groups of a prompt from Beta(4, 4) are hardly ever degenerate, those of the others in about 96 % of the cases
         if draw.random() >= (degenerate - 0.001) / 0.96:
             return draw.betavariate(4, 4)
         hard = draw.betavariate(0.05, 20)
@@ -154,7 +159,7 @@ def simulated(args: argparse.Namespace) -> None:
     """Prints, for each share of degenerate groups and each way, what a kept group costs."""
     print(f"{WANTED} prompts of {GENERATIONS} generations a step, {args.steps} steps or more, {args.seeds} seeds")
     print(
-        "cost: groups generated per informative group trained on, its ratio to the limit 1 / keep-rate, 95 % t-interval"
+        "cost: groups generated per informative group trained on; to limit: its ratio to 1 / keep-rate, 95 % interval"
     )
     for degenerate in (0.2, 0.5, 0.8):
         keep_rate = statistics.mean(Population(degenerate, seed).keep_rate for seed in range(args.seeds))
@@ -261,16 +266,76 @@ def arena(args: argparse.Namespace) -> None:
                 }
                 with Path(args.output).open("a") as file:
                     file.write(json.dumps(record) + "\n")
-    print(
-        f"\n{'':24}{'accuracy':>18} {'less naive GRPO':>19} {'better':>7} {'groups per':>11} {'refills':>8} {'seconds':>8}"
-    )
+    head = f"{'accuracy':>18} {'less naive GRPO':>19} {'better':>7} {'cost':>6} {'refills':>8} {'seconds':>8}"
+    print(f"\n{'':24}{head}")
     base = next(iter(lines.values())).accuracy
     for name, line in lines.items():
         gains = [one - other for one, other in zip(line.accuracy, base, strict=True)]
+        better = f"{sum(gain > 0 for gain in gains)}/{len(gains)}"
+        cost, refills, seconds = (statistics.mean(one) for one in (line.cost, line.refills, line.seconds))
         print(
-            f"{name:24}{interval(line.accuracy):>18} {interval(gains):>19} {sum(g > 0 for g in gains):>4}/{len(gains)} "
-            f"{statistics.mean(line.cost):11.2f} {statistics.mean(line.refills):8.2f} {statistics.mean(line.seconds):8.1f}"
+            f"{name:24}{interval(line.accuracy):>18} {interval(gains):>19} {better:>7} "
+            f"{cost:6.2f} {refills:8.2f} {seconds:8.1f}"
         )
+
+
+# -------------------------------------------------------------------------------------------------------- bookkeeping
+
+
+@contextmanager
+def timed(owner: type, name: str, seconds: dict[str, float]) -> Generator[None]:
+    """Adds the seconds spent in a method of a class, by class and name."""
+    method, key = getattr(owner, name), f"{owner.__name__}.{name}"
+
+    @functools.wraps(method)
+    def measured(*args, **kwargs):
+        started = time.perf_counter()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            seconds[key] += time.perf_counter() - started
+
+    setattr(owner, name, measured)
+    try:
+        yield
+    finally:
+        setattr(owner, name, method)
+
+
+def bookkeeping(args: argparse.Namespace) -> None:
+    """Trains on one rollout and prints the share of its time that is neither the host's nor a reward function's."""
+    warnings.filterwarnings("ignore")
+    prompts = args.rows // GENERATIONS
+    settings = {**SETTINGS, "num_generations": GENERATIONS, "per_device_train_batch_size": args.rows // 16}
+    model, tokenizer = load_warm_start()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        config = DAPOConfig(
+            folder,
+            **{**settings, "updates_per_rollout": 16, "max_steps": 16, "logging_steps": 16},
+            skip_degenerate="greso",
+            prompt_selection="thompson",
+            max_refill_rounds=2,
+        )
+        dataset = train_dataset(4 * prompts)
+        trainer = DAPOTrainer(model, arena_accuracy, config, dataset, processing_class=tokenizer)
+        seconds: dict[str, float] = defaultdict(float)
+        inner = ("_generate", "_calculate_rewards")
+        for owner in (HostTrainer, DAPOTrainer):
+            for name in (*inner, "_generate_and_score_completions"):
+                stack.enter_context(timed(owner, name, seconds))
+        started = time.perf_counter()
+        trainer.train()
+        whole = time.perf_counter() - started
+    # Ours around the host's: the pass as a whole, and within it generation and rewards
+    ours = sum(
+        seconds[f"DAPOTrainer.{name}"] - seconds[f"GRPOTrainer.{name}"]
+        for name in (*inner, "_generate_and_score_completions")
+    )
+    generated = trainer.completions_generated
+    print(
+        f"{args.rows} rows trained on, {generated} generated: {whole:.1f} s for a rollout and its 16 updates, "
+        f"of which {ours:.2f} s bookkeeping ({ours / whole:.2%})"
+    )
 
 
 def interval(values: Iterable[float]) -> str:
@@ -300,6 +365,9 @@ def main() -> None:
     training.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     training.add_argument("--output", help="file to append one JSON line per run to")
     training.set_defaults(run=arena)
+    books = commands.add_parser("bookkeeping")
+    books.add_argument("--rows", type=int, default=8192)
+    books.set_defaults(run=bookkeeping)
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.run(args)

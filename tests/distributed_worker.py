@@ -87,8 +87,8 @@ def rising(completion_ids: list[list[int]], **kwargs) -> list[list[float]]:
     return [[1.0 + position for position in range(len(ids))] for ids in completion_ids]
 
 
-def scripted(name: str, folder: Path) -> DAPOTrainer:
-    """A trainer on scripted rollouts."""
+def scripted(name: str, folder: Path, **more) -> DAPOTrainer:
+    """A trainer on scripted rollouts; `more` are further fields."""
     rule, rows, dataset, fields = settings_of(name)
     weighted = "token_importance_func" in fields and rising
     fields = {key: value for key, value in fields.items() if key != "token_importance_func"}
@@ -98,6 +98,7 @@ def scripted(name: str, folder: Path) -> DAPOTrainer:
         "max_steps": 4,
         "ddp_backend": "gloo",
         **fields,
+        **more,
     }
     return build(
         DAPOTrainer,
@@ -126,7 +127,28 @@ def with_environments(name: str, folder: Path) -> DAPOTrainer:
     return trainer
 
 
+def resumed(folder: Path) -> None:
+    """Trains, trains again from a checkpoint inside a rollout, and writes both ends."""
+    fields = {
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "logging_steps": 3,
+        "surplus": "carry",
+        "max_round_batches": 2.0,
+    }
+    ends = []
+    for checkpoint in (None, str(folder / "resumed" / "checkpoint-1")):
+        trainer = scripted("straddling_groups", folder / "resumed", **fields)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        ends.append({key: value.tolist() for key, value in snapshot(trainer.model).items()})
+    rank = trainer.accelerator.process_index
+    (folder / f"resumed-{trainer.accelerator.num_processes}-{rank}.json").write_text(json.dumps(ends))
+
+
 def main(name: str, folder: Path) -> None:
+    if name == "resumed":
+        resumed(folder)
+        return
     trainer = with_environments(name, folder) if name == "environments" else scripted(name, folder)
     rollouts = record_rollouts(trainer)
     trainer.train()

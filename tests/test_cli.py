@@ -306,16 +306,22 @@ def test_full_model_is_saved_and_has_moved(settings, model_dir):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_run_resumes_from_its_checkpoint(settings, capfd, monkeypatch):
-    starts = []
-    monkeypatch.setattr(
-        DAPOTrainer, "train", lambda self, resume_from_checkpoint: starts.append(resume_from_checkpoint)
-    )
-    resuming = [*write(settings), "--resume_from_checkpoint", "true"]
+def test_run_resumes_from_its_checkpoint(settings, capfd):
+    saving = [*write(settings), "--save_strategy", "steps", "--save_steps", "1"]
+    resuming = [*saving, "--max_steps", "2", "--resume_from_checkpoint", "true"]
     assert "no checkpoint in output_dir" in refused(resuming, capfd)
-    Path("out/checkpoint-1").mkdir(parents=True)
+    assert run_script([*saving, "--max_steps", "1"]) == 0
     assert run_script(resuming) == 0
-    assert starts == [True]
+    assert Path("out/checkpoint-2/trainer_state.json").is_file()
+    for number in (1, 2):
+        Path(f"out/checkpoint-{number}/trainer_state.json").unlink()
+    assert "checkpoint-2 is not whole (trainer_state.json is missing)" in refused(resuming, capfd)
+
+
+def test_checkpoint_of_another_trainer_is_one_line(settings, capfd):
+    Path("out/checkpoint-1").mkdir(parents=True)
+    Path("out/checkpoint-1/trainer_state.json").write_text("{}")
+    assert "not written by DAPOTrainer" in refused([*write(settings), "--resume_from_checkpoint", "true"], capfd)
 
 
 def test_launched_run_trains(settings, workspace, monkeypatch, capfd):

@@ -814,7 +814,7 @@ def test_a_config_can_be_written_as_json():
     assert '"dynamic_sampling_on_exhaustion": "fill"' in dapo().to_json_string()
 
 
-# ------------------------------------------------------------------------------------------- parameters of parts, again
+# ------------------------------------------------------------------------------------------------- parameters of parts
 
 
 def test_rows_without_a_part_leave_its_parameters_out():

@@ -263,7 +263,7 @@ def test_no_completions_have_no_weights():
         (iter([[1.0, 1.0], [1.0]]), "2 were expected, got a list_iterator"),
         (torch.tensor(1.0), "2 were expected, got a Tensor"),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,  # the same in every process, unlike an address
 )
 def test_anything_but_one_row_per_completion_is_refused(returned, found):
     with pytest.raises(ValueError, match=f"`weigh` must return one list of weights per completion: {found}"):

@@ -52,7 +52,7 @@ def launch(folder: Path, processes: int, scenarios: list[str]) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     target = tmp_path_factory.mktemp("distributed")
-    launch(target, 2, SCENARIOS)
+    launch(target, 2, [*SCENARIOS, "resumed"])
     return target
 
 
@@ -112,6 +112,12 @@ def test_environments_stay_where_they_were_and_rows_move_without_them(folder):
         # Row 0 of each group added 9; a row that came from the other rank has no environment here
         for place, total in enumerate(part["environments"]):
             assert total in (None, 9 if place % 4 == 0 else 0)
+
+
+def test_a_run_resumed_inside_a_rollout_equals_never_stopped(folder):
+    # Each rank saves the rows that it has still to train on, and the surplus groups that it holds
+    for whole, again in ranks(folder, "resumed"):
+        assert again == whole
 
 
 def test_exhaustion_is_the_same_on_every_rank(folder):

@@ -149,7 +149,7 @@ class GRPOTrainer(HostTrainer):
             "step": self._step,
             "buffered_inputs": self._buffered_inputs if self._is_inside_rollout else None,
             "unlogged": {"loss": self._tr_loss, "since": self._globalstep_last_logged},
-            "metrics": {name: list(values) for name, values in self._metrics["train"].items()},
+            "metrics": {name: [float(value) for value in values] for name, values in self._metrics["train"].items()},
             "completions": self._completion_logs(),
         }
 

@@ -9,8 +9,9 @@ import torch
 
 def is_plain(value: Any) -> bool:
     """Returns whether a value consists of numbers, text, tensors and containers of them, which load without code."""
-    if isinstance(value, dict):
+    # Subclasses are named by their class in a file, which is code to be imported
+    if type(value) is dict:
         return all(is_plain(key) and is_plain(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
+    if type(value) in (list, tuple):
         return all(map(is_plain, value))
-    return value is None or type(value) in (bool, int, float, str, bytes) or type(value) is torch.Tensor
+    return value is None or type(value) in (bool, int, float, str) or type(value) is torch.Tensor

@@ -9,16 +9,17 @@ Letters: B rows of all ranks, b rows of this one, T completion tokens, G generat
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 
-def checked_weights(returned: object, completion_ids: list[list[int]], name: str) -> list[torch.Tensor]:
+def checked_weights(returned: Any, completion_ids: list[list[int]], name: str) -> list[torch.Tensor]:
     """
     Returns one tensor of token weights per completion, each of shape `(length of the completion,)`, float32.
 
     Args:
-        returned (`object`):
+        returned (`Any`):
             What the user's function returned: per completion, one weight per token.
         completion_ids (`list[list[int]]`):
             Tokens of each completion.
@@ -28,11 +29,11 @@ def checked_weights(returned: object, completion_ids: list[list[int]], name: str
     Raises:
         `ValueError`: Where lengths differ or a weight is negative, infinite, NaN or not a number; it names the row.
     """
-    if not isinstance(returned, Sequence | torch.Tensor) or len(returned) != len(completion_ids):
-        count = len(returned) if isinstance(returned, Sequence | torch.Tensor) else f"a {type(returned).__name__}"
+    rows_returned = isinstance(returned, Sequence) or (isinstance(returned, torch.Tensor) and returned.dim() > 0)
+    if not rows_returned or len(returned) != len(completion_ids):
+        got = len(returned) if rows_returned else f"a {type(returned).__name__}"
         raise ValueError(
-            f"`{name}` must return one list of weights per completion: {len(completion_ids)} were expected, got "
-            f"{count}."
+            f"`{name}` must return one list of weights per completion: {len(completion_ids)} were expected, got {got}."
         )
     rows = []
     for index, (row, ids) in enumerate(zip(returned, completion_ids, strict=True)):

@@ -7,12 +7,13 @@ from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
+from trl_dapo.checkpoints import choose, read_state
 from trl_dapo.config import DAPOConfig
 
 from .arena_run import check_arena_run
 from .arguments import Arguments
 from .data import column_names, load_data
-from .errors import UsageError
+from .errors import UsageError, one_line
 from .hub import check_dataset_name, check_model
 from .rewards import HOST_REWARDS, check_columns, check_reward_names, reward_functions
 
@@ -47,6 +48,11 @@ def checkpoint(args: DAPOConfig) -> Any:
             raise UsageError(f"resume_from_checkpoint=True: there is no checkpoint in output_dir={args.output_dir}.")
     elif asked and not Path(asked).is_dir():
         raise UsageError(f"resume_from_checkpoint={asked}: there is no such folder.")
+    if asked:
+        try:
+            read_state(choose(get_last_checkpoint(args.output_dir) if asked is True else asked)[0])
+        except ValueError as error:
+            raise UsageError(one_line(error)) from error
     return asked or None
 
 

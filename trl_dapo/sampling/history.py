@@ -147,7 +147,7 @@ class PromptHistory:
     def state_dict(self) -> dict[str, Any]:
         """Returns the records between two rollouts as plain JSON values."""
         records = [[identity, *astuple(record)] for identity, record in self._records.items()]
-        return {"records": records, "explore": self._explore}
+        return {"records": records, "explore": dict(self._explore)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._records = {identity: Record(*values) for identity, *values in state["records"]}

@@ -73,6 +73,8 @@ def round_size(deficit: int, rate: KeepRate, quantile: float, multiple_of: int, 
         limit (`int`):
             Upper bound in groups, itself a multiple of `multiple_of`.
     """
+    # A probability that is the quantile must count as such, however the sum of its terms is rounded
+    quantile -= 1e-9
     if _probability_of_enough(deficit, limit, rate) < quantile:
         return limit
     # The probability rises with the size
