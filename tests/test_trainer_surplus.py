@@ -11,6 +11,7 @@ from tiny import (
     environment_factory,
     image_dataset,
     parity_reward,
+    plain_dataset,
     snapshot,
     tiny_model,
     tiny_tokenizer,
@@ -104,6 +105,13 @@ def test_importance_ratios_are_against_the_policy_that_generated(tmp_path, updat
         assert torch.allclose(old[row][mask[row]], expected[row][mask[row]], atol=1e-5)
         assert not torch.allclose(old[row][mask[row]], other[row][mask[row]], atol=1e-3)
     assert "old_per_token_logps" not in rollouts[0] or updates == 2
+
+
+def test_a_carried_prompt_is_not_served_again_in_its_batch(tmp_path):
+    # 6 prompts, all informative, and up to 3 carried into a batch of 4: the stream turns an epoch in every rollout
+    _, rollouts, _, _ = carrying(tmp_path, rewardable=lambda text: True, dataset=plain_dataset(6))
+    for rollout in rollouts:
+        assert len(set(groups_of(rollout["prompts"]))) == 4
 
 
 def test_a_group_older_than_allowed_is_dropped(tmp_path):

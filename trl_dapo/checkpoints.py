@@ -135,7 +135,8 @@ def choose(requested: str | Path) -> tuple[Path, list[str]]:
     if older is None:
         raise ValueError(
             f"{folder} is not whole ({found}), and beside it is no whole checkpoint-<number> of a lower number. "
-            "Resume from another checkpoint, or start anew without `resume_from_checkpoint`."
+            "Resume from another checkpoint, or start anew without `resume_from_checkpoint`. With several nodes, "
+            "`output_dir` must be on storage that all of them see."
         )
     damages = {resolved.name: found, **damages}
     return older, [f"{name} is not whole ({why}): resuming from {older.name}" for name, why in damages.items()]

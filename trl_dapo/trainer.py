@@ -239,7 +239,7 @@ class DAPOTrainer(ReplayingTrainer):
         candidates = Candidates(self.num_generations, ranks)
         if self._surplus is not None:
             self._judge(candidates, self._surplus)
-        self._stream.begin_batch()
+        self._stream.begin_batch(held=candidates.prompts)
         self._keep_rate.begin_rollout()
         while size := self._size_of_round(candidates, wanted):
             places = self._stream.take(size, self._granule)
@@ -271,7 +271,8 @@ class DAPOTrainer(ReplayingTrainer):
         return round_size(wanted - kept, self._keep_rate, quantile, self._granule, limit)
 
     def _remember(self, candidates: Candidates, places: list[Place]) -> None:
-        """Counts the last round towards the keep-rate and the history of its prompts."""
+        """Notes the prompts of the last round, and counts it towards the keep-rate and their history."""
+        candidates.rounds[-1].prompts = [(place.identity, place.epoch) for place in places]
         informative = candidates.informative[-len(places) :]
         self._keep_rate.observe(sum(informative), len(informative))
         metric_PG = self._raw_metric(candidates.rounds[-1].rewards).view(-1, self.num_generations)
@@ -334,6 +335,7 @@ class DAPOTrainer(ReplayingTrainer):
         columns: dict[str, Any] = {
             name: candidates.column(name)[numbers] for name in ("rewards", "lengths", "truncated", "steps")
         }
+        columns["prompts"] = [candidates.prompts[group] for group in groups]
         return Round(keeps_going=False, carried=True, rows=self._with_own_logps(rows), **columns)
 
     # Token weights

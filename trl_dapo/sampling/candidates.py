@@ -9,6 +9,7 @@ Letters: B rows, P groups, G generations, F reward functions.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -64,6 +65,11 @@ class Candidates:
     def carried_groups(self) -> int:
         """Groups that earlier batches had no place for; they are the first ones."""
         return sum(len(one.rewards) for one in self.rounds if one.carried) // self.num_generations
+
+    @property
+    def prompts(self) -> list[tuple[Any, int]]:
+        """The prompt of each group, as in [`Round`]."""
+        return [prompt for one in self.rounds for prompt in one.prompts]
 
     @property
     def new_rows(self) -> slice:

@@ -8,7 +8,7 @@ stopped. The invariant: its next prompt is a function of the seed and of its pos
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -88,9 +88,12 @@ class PromptStream:
         """Passes through the dataset so far; whole passes only while an iterable dataset's length is not known."""
         return self._epoch + (self._position / self._length if self._length else 0.0)
 
-    def begin_batch(self) -> None:
-        """Forgets which prompts the last batch holds."""
-        self._batch = {}
+    def begin_batch(self, held: Iterable[tuple[Any, int]] = ()) -> None:
+        """
+        Forgets which prompts the last batch holds; `held` are those that the next one holds already, each with the
+        epoch in which it was served.
+        """
+        self._batch = dict(held)
         self._lenient = False
 
     def take(self, count: int, multiple_of: int = 1) -> list[Place]:
@@ -159,6 +162,7 @@ class PromptStream:
     def _candidates(self, count: int) -> list[Place]:
         """Returns `count` places in the order of the stream or, with Thompson sampling, the best of a larger pool."""
         places: list[Place] = []
+        held = set(self._batch)
         while len(places) < count * self._history.pool:
             # A pool ends with the epoch, beyond which prompts come up again
             place = self._next_place(may_turn=len(places) < count)
@@ -169,9 +173,9 @@ class PromptStream:
             return places
         distances = {place: self._history.distance(place.identity, place.epoch, place.ordinal) for place in places}
         chosen = set(sorted(places, key=lambda place: distances[place])[:count])
-        kept = {place.identity for place in chosen}
+        held |= {place.identity for place in chosen}
         for place in places:
-            if place.identity not in kept:
+            if place.identity not in held:
                 self._batch.pop(place.identity, None)
         self.passed_over += len(places) - count
         return [place for place in places if place in chosen]
@@ -201,9 +205,9 @@ class PromptStream:
             # the next batch
             del self._waiting[waiting_before:]
             self._open(self._epoch)
-            if self._lenient or self.passed_over == passed_over_before:
+            skipped, self.passed_over = self.passed_over > passed_over_before, passed_over_before
+            if not (skipped and may_turn):
                 return None
-            self.passed_over = passed_over_before
             self._lenient = True
 
     def _is_skipped(self, place: Place) -> bool:

@@ -80,6 +80,8 @@ class Round:
             Whether a row ran into `max_completion_length`, all ranks, shape `(B,)`.
         steps (`torch.Tensor`):
             Optimizer step at which a row was generated, all ranks, shape `(B,)`.
+        prompts (`list[tuple[Any, int]]`):
+            Prompt of each group as the stream identifies it, and the epoch in which it was served; of all ranks.
         carried (`bool`):
             Whether the rows come from earlier rollouts, which had no place for them.
         host_metrics (`dict[str, list[float]]`):
@@ -94,6 +96,7 @@ class Round:
     lengths: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     truncated: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
     steps: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    prompts: list[tuple[Any, int]] = field(default_factory=list)
     carried: bool = False
     host_metrics: dict[str, list[float]] = field(default_factory=dict)
     user_metrics: dict[str, list[float]] = field(default_factory=dict)
