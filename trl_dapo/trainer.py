@@ -294,10 +294,10 @@ class DAPOTrainer(ReplayingTrainer):
             self._set_kept_environments_aside(finished, verdicts.informative_P)
 
     def _tell_exhaustion(self, candidates: Candidates, wanted: int) -> None:
-        kept, generated = sum(candidates.informative), len(candidates.informative)
+        kept, generated = sum(candidates.informative), len(candidates.informative) - candidates.carried_groups
         message = (
             f"Dynamic sampling found {kept} of {wanted} informative groups among {generated} generated in "
-            f"{len(candidates.rounds)} rounds at step {self.state.global_step}; "
+            f"{candidates.generation_rounds} rounds at step {self.state.global_step}; "
             f"{candidates.column('truncated').double().mean():.0%} of their completions were truncated. "
         )
         if self.args.dynamic_sampling_on_exhaustion == "raise":
