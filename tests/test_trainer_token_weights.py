@@ -97,6 +97,19 @@ def test_gradient_is_that_of_the_formula(tmp_path, function, scope, overlong_fil
         assert torch.allclose(value, expected[name], rtol=1e-4, atol=1e-7), name
 
 
+def test_gradient_of_a_filter_without_refill_is_that_of_its_informative_groups(tmp_path):
+    # Degenerate groups are in the batch and in neither the sum nor its denominator
+    fields = {"max_refill_rounds": 0, "updates_per_rollout": 1, "max_steps": 1, "learning_rate": 0.0}
+    result, (rollout,) = weighted(tmp_path, overlong_filtering=False, max_grad_norm=1e9, **fields)
+    informative = torch.tensor([even(prompt) for prompt in rollout["prompts"]])
+    assert 0 < informative.sum() < 16
+    tokens = rollout["completion_mask"] * informative.unsqueeze(1)
+    assert rollout["num_items_in_batch"] == tokens.sum() < rollout["completion_mask"].sum()
+    expected = gradient(result.trainer, rollout, tokens / tokens.sum())
+    for name, value in result.gradients[0].items():
+        assert torch.allclose(value, expected[name], rtol=1e-4, atol=1e-7), name
+
+
 def test_the_function_sees_the_trained_rows_and_their_columns(tmp_path):
     seen = []
 
