@@ -40,7 +40,7 @@ def world(rounds: list[str], generations: int, ranks: int = 1, carried: bool = F
     """
     One table per rank, of rounds such as "IWC" with one letter per group, the first one `carried` or not. Over all
     rounds and ranks rows are numbered in order; the reward, the length and the prompt of a row are its number, and its
-    step the number of its round.
+    step and the epoch of its group's prompt the number of its round.
     """
     tables = [Candidates(generations, ranks) for _ in range(ranks)]
     first = 0
@@ -57,6 +57,7 @@ def world(rounds: list[str], generations: int, ranks: int = 1, carried: bool = F
                     lengths=torch.tensor(numbers),
                     truncated=torch.tensor([number % 2 == 1 for number in numbers]),
                     steps=torch.full((count,), index),
+                    prompts=[(f"prompt of {first + group * generations}", index) for group in range(len(letters))],
                     carried=carried and index == 0,
                 ),
                 verdicts(letters),
@@ -118,6 +119,12 @@ def test_columns_run_over_all_rounds():
     assert table.column("steps").tolist() == [0, 0, 0, 0, 1, 1]
 
 
+@pytest.mark.parametrize("carried", [False, True])
+def test_prompts_run_over_all_rounds_group_by_group(carried):
+    (table,) = world(["IW", "C"], generations=2, carried=carried)
+    assert table.prompts == [("prompt of 0", 0), ("prompt of 2", 0), ("prompt of 4", 1)]
+
+
 def test_row_numbers_are_whole_groups_in_the_order_asked_for():
     (table,) = world(["IW", "C"], generations=3)
     # Group g has the rows 3g, 3g + 1, 3g + 2
@@ -159,6 +166,7 @@ def test_a_carried_round_alone_is_no_round_of_generation():
 def test_an_empty_table_has_no_rounds():
     table = Candidates(num_generations=4, num_processes=1)
     assert (table.generation_rounds, table.refill_rounds, table.carried_groups) == (0, 0, 0)
+    assert table.prompts == []
 
 
 def test_carried_groups_are_counted_over_all_ranks():

@@ -146,6 +146,16 @@ def test_carried_groups_are_trained_on_but_not_generated(candidates, with_carrie
     assert logged["dapo/samples_per_informative_group"] == 2
 
 
+def test_shares_of_verdicts_are_over_the_generated_groups():
+    carried = finished([1, 5, 5, 1], [2] * 4, [False] * 4, carried=True)
+    # All right, all wrong, varied, all right: 2, 1 and 1 of 4, not of 6
+    generated = finished([1, 1, 0, 0, 1, 0, 3, 3], [2] * 8, [False] * 8)
+    logged = logged_with(table_of(carried, generated), [0, 1])
+    assert logged["dapo/frac_all_correct"] == 2 / 4
+    assert logged["dapo/frac_all_wrong"] == 1 / 4
+    assert logged["dapo/frac_informative"] == 1 / 4
+
+
 @pytest.mark.parametrize(
     ("groups", "carried", "age"),
     [

@@ -448,6 +448,12 @@ def test_a_prompt_that_was_not_chosen_does_not_free_one_of_the_same_text():
     assert batch(stream, 1, 1, 20) == ["a", "f", "ijbcdgh"]
 
 
+def test_a_prompt_that_was_rounded_off_and_then_not_chosen_is_still_there_for_the_batch():
+    # a and b are no multiple of 3 and wait. Of the two a is chosen; b is passed over, and the next epoch has it
+    stream = scripted(2, Scripted(ranking="ab"))
+    assert run(stream, [[(2, 3), (1, 1), (1, 1)]]) == [["", "a", "b"]]
+
+
 def test_the_rest_of_a_chosen_pool_waits_where_it_is_rounded_off():
     # 4 of a pool of 9 are chosen, of which 3 divide by 3; the fourth waits, and the others were passed over
     stream = scripted(9, Scripted(ranking="bdfhacegi"))
@@ -504,6 +510,60 @@ def test_an_empty_dataset_makes_no_progress():
     stream = PromptStream(letters("abc").select([]), seed=0)
     batch(stream, 1)
     assert stream.progress == 0
+
+
+# ---------------------------------------------------------------------------------------------------- carried prompts
+
+
+def carrying(stream: PromptStream, held: list, *counts: int) -> list[str]:
+    """The prompts of a batch that holds these places already, take by take."""
+    stream.begin_batch(held=[(place.identity, place.epoch) for place in held])
+    return [text_of(stream, stream.take(count)) for count in counts]
+
+
+@pytest.mark.parametrize("make", [letters, streamed])
+def test_prompts_that_the_batch_holds_from_the_beginning_are_not_served_to_it(make):
+    stream = PromptStream(make("abcd"), seed=0, shuffle=False)
+    stream.begin_batch()
+    held = stream.take(3)[1:]
+    # b and c are carried. d ends the epoch, of the next one there are a and no other, and b, c and d wait
+    assert carrying(stream, held, 1, 4) == ["d", "a"]
+    assert batch(stream, 2) == ["bc"]
+
+
+def test_carried_prompts_are_those_of_one_batch():
+    stream = PromptStream(letters("ab"), seed=0, shuffle=False)
+    stream.begin_batch()
+    held = stream.take(1)
+    assert carrying(stream, held, 2) == ["b"]
+    assert batch(stream, 2) == ["ab"]
+
+
+def test_a_batch_that_holds_the_whole_dataset_is_served_nothing():
+    stream = PromptStream(letters("ab"), seed=0, shuffle=False)
+    stream.begin_batch()
+    assert carrying(stream, stream.take(2), 1) == [""]
+    assert batch(stream, 2) == ["ab"]
+
+
+def test_a_carried_prompt_is_not_served_where_skipped_ones_are_left():
+    stream = scripted(3, Scripted(skipped="bc"))
+    stream.begin_batch()
+    held = stream.take(1)
+    assert carrying(stream, held, 1, 1, 1) == ["b", "c", ""]
+
+
+def test_a_carried_prompt_is_not_freed_by_a_pool_that_does_not_choose_it():
+    # Rows of a streamed dataset are known by their text: the second a is read in the epoch of the first
+    class ByOrdinal(PromptHistory):
+        def distance(self, identity, epoch, ordinal) -> float:
+            return ordinal / 100
+
+    stream = PromptStream(streamed("abcdfagh"), seed=0, shuffle=False, history=ByOrdinal(0, thompson=True))
+    stream.begin_batch()
+    held = stream.take(1)
+    assert text_of(stream, held) == "a"
+    assert carrying(stream, held, 1, 20) == ["f", "bcdgh"]
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
@@ -728,3 +788,26 @@ def test_every_prompt_of_an_epoch_is_served_passed_over_or_waits(batches, visits
     train(stream, history, batches, visits)
     waiting = len(stream.state_dict()["waiting"])
     assert stream.served + stream.passed_over + waiting == round(stream.progress * size)
+
+
+@settings(max_examples=100)
+@given(operations, VISITS, st.integers(1, 8), HISTORIES, st.booleans(), st.integers(0, 3))
+def test_with_carried_prompts_no_prompt_is_twice_in_a_batch_and_a_take_is_as_full_as_the_dataset_allows(
+    batches, visits, size, switches, iterable, most
+):
+    history = PromptHistory(3, **switches)
+    stream = PromptStream((streamed if iterable else letters)(ALPHABET[:size]), 3, history=history)
+    carried: list = []
+    for takes in batches:
+        stream.begin_batch(held=[(place.identity, place.epoch) for place in carried])
+        places, left = [], size - len(carried)
+        for count, multiple_of in takes:
+            taken = stream.take(count, multiple_of)
+            assert len(taken) == min(count, left) // multiple_of * multiple_of
+            left -= len(taken)
+            places += taken
+        identities = [place.identity for place in carried + places]
+        assert len(set(identities)) == len(identities)
+        learn(history, places, visits)
+        # The latest ones, those that were carried before among them, as the trainer does with surplus groups
+        carried = (carried + places)[::-1][:most]

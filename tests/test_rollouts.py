@@ -184,6 +184,7 @@ def test_a_round_is_the_same_after_a_checkpoint():
         lengths=torch.tensor([1, 3]),
         truncated=torch.tensor([False, True]),
         steps=torch.tensor([12, 14]),
+        prompts=[(7, 0), ("0f3a", 2)],
         carried=True,
         host_metrics={"tools/call_frequency": [0.5]},
         user_metrics={"formatted": [1.0, 0.0]},

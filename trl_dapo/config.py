@@ -130,8 +130,8 @@ class DAPOConfig(GRPOConfig):
             What becomes of informative groups beyond the batch: `"discard"`, which keeps training on-policy, or
             `"carry"` them into the next batch with the log-probs of the policy that generated them.
         surplus_max_age (`int`, *optional*):
-            Oldest carried group, in optimizer updates since it was generated. Defaults to the updates of one rollout,
-            so that a group can serve in the next rollout only.
+            Largest age of a carried group when its rollout begins, in optimizer updates. Carried groups serve in the
+            next rollout or not at all, so their age is the updates of one rollout; a lower bound is refused.
 
         > Weights of tokens
 
@@ -219,7 +219,9 @@ class DAPOConfig(GRPOConfig):
     )
     surplus_max_age: int | None = field(
         default=None,
-        metadata={"help": "Oldest carried group, in optimizer updates. By default the updates of one rollout."},
+        metadata={
+            "help": "Largest age of a carried group, in optimizer updates. Below those of one rollout: refused."
+        },
     )
     token_level_scope: str = field(
         default="batch", metadata={"help": "Tokens are averaged over the 'batch', or over each 'prompt' first."}
@@ -472,7 +474,8 @@ class DAPOConfig(GRPOConfig):
         if self.surplus_max_age is not None and self.surplus_max_age < self.updates_between_generations:
             raise ValueError(
                 f"surplus_max_age={self.surplus_max_age} is below the {self.updates_between_generations:g} updates "
-                "between two rollouts, so that no group could be carried. Raise it, or leave it out."
+                "between two rollouts, so that no group could be carried. Raise it, set surplus='discard', or lower "
+                "the updates per rollout."
             )
         if self.surplus_max_age is not None and self.surplus != "carry":
             raise ValueError(

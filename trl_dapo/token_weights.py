@@ -39,7 +39,7 @@ def checked_weights(returned: Any, completion_ids: list[list[int]], name: str) -
     for index, (row, ids) in enumerate(zip(returned, completion_ids, strict=True)):
         try:
             weights = torch.as_tensor(row, dtype=torch.float32)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"`{name}` returned {row!r:.200} for row {index}, which are not numbers.") from error
         if weights.shape != (len(ids),):
             raise ValueError(

@@ -317,13 +317,11 @@ class DAPOTrainer(ReplayingTrainer):
 
     def _carried(self, candidates: Candidates, selection: Selection) -> Round | None:
         """Returns the surplus groups that the next rollout may train on, shared evenly among the ranks."""
-        next_rollout = self.state.global_step + self.args.updates_between_generations
-        ages = next_rollout - candidates.column("steps")[:: self.num_generations]
-        oldest = self.args.surplus_max_age or self.args.updates_between_generations
-        young = [group for group in candidates.surplus(selection) if ages[group] <= oldest]
-        # Not a whole batch: every rollout generates something
-        most = min(len(young), len(selection.groups) - self._granule)
-        groups = young[: most // self._granule * self._granule]
+        spare = candidates.surplus(selection)
+        # Not a whole batch, so that every rollout generates something, and uses up what was carried to it: the age of
+        # a carried group is the updates of one rollout, which the config holds against `surplus_max_age`
+        most = min(len(spare), len(selection.groups) - self._granule)
+        groups = spare[: most // self._granule * self._granule]
         if not groups:
             return None
         groups = candidates.in_rank_order(Selection(groups, [False] * len(groups))).groups

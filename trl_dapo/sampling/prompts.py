@@ -103,11 +103,16 @@ class PromptStream:
         Where the dataset has no more such prompts, it returns as many as there are, rounded down to a multiple of
         `multiple_of`; what is rounded off waits for the next batch.
         """
+        held = dict(self._batch)
         places = self._candidates(count)
         surplus = len(places) % multiple_of
         if surplus:
             self._waiting = places[-surplus:] + self._waiting
             places = places[:-surplus]
+        # Of the prompts that were looked at, the batch holds what it is given
+        self._batch = held
+        for place in places:
+            self._enter(place)
         self.served += len(places)
         return places
 
@@ -162,7 +167,6 @@ class PromptStream:
     def _candidates(self, count: int) -> list[Place]:
         """Returns `count` places in the order of the stream or, with Thompson sampling, the best of a larger pool."""
         places: list[Place] = []
-        held = set(self._batch)
         while len(places) < count * self._history.pool:
             # A pool ends with the epoch, beyond which prompts come up again
             place = self._next_place(may_turn=len(places) < count)
@@ -173,10 +177,6 @@ class PromptStream:
             return places
         distances = {place: self._history.distance(place.identity, place.epoch, place.ordinal) for place in places}
         chosen = set(sorted(places, key=lambda place: distances[place])[:count])
-        held |= {place.identity for place in chosen}
-        for place in places:
-            if place.identity not in held:
-                self._batch.pop(place.identity, None)
         self.passed_over += len(places) - count
         return [place for place in places if place in chosen]
 
