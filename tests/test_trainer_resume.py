@@ -62,7 +62,7 @@ CASES = {
     "without_dynamic_sampling": {"dynamic_sampling": False},
     "filter_alone": {"max_refill_rounds": 0},
     "selected_prompts": {"skip_degenerate": "greso", "skip_solved_above": 0.9, "prompt_selection": "thompson"},
-    "carried_surplus": {"surplus": "carry", "surplus_max_age": 4},
+    "carried_surplus": {"surplus": "carry", "max_round_batches": 3.0},
     "adapter_with_kl_and_entropy": {"peft": True, "beta": 0.1, "entropy_coef": 0.01},
 }
 
@@ -70,7 +70,8 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_resumed_at_any_step_equals_never_stopped(tmp_path, name):
     whole = run(tmp_path, **CASES[name])
-    for stop in (1, 2, 5):
+    assert any(log["dapo/carried_groups"] for log in whole.logs) == (name == "carried_surplus")
+    for stop in (1, 2, 4, 5):
         assert_resumes(whole, tmp_path, stop, **CASES[name])
 
 

@@ -33,6 +33,9 @@ def test_prompts_that_teach_nothing_are_generated_less(tmp_path, switch):
     assert served_odd(calls) < 0.4
     assert all(even(prompt) for rollout in rollouts for prompt in rollout["prompts"])
     assert result.logs[-1]["dapo/prompts_skipped"] > 0
+    # No group was easy: 0.5 rises by 0.01 in each of 20 rollouts. Some were hard, in some rollouts more than a sixth
+    explore = result.trainer._history.state_dict()["explore"]
+    assert explore["hard"] < explore["easy"] == pytest.approx(0.7)
 
 
 def test_solved_prompts_are_never_generated_again(tmp_path):
