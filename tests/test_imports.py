@@ -16,7 +16,7 @@ import trl_dapo
 ROOT = Path(trl_dapo.__file__).parent
 
 # The only modules that know a trainer of TRL's; `compat` looks at one without subclassing it
-TRAINERS = {"trainer", "replay", "shaping", "grpo", "dpo", "reward", "ppo"}
+TRAINERS = {"trainer", "replay", "shaping", "grpo", "update", "dpo", "reward", "ppo"}
 
 # What a leaf module may import besides the standard library: of other packages, and of this one
 LEAVES = {
@@ -24,8 +24,12 @@ LEAVES = {
     "environments": (set(), set()),
     "loss": ({"torch"}, set()),
     "metrics": ({"torch"}, {"sampling.groups"}),
+    "microbatch": (set(), set()),
+    "batch_rows": ({"torch", "trl.trainer.utils"}, {"microbatch"}),
     "plain": ({"torch"}, set()),
+    "positions": ({"torch", "accelerate.utils"}, set()),
     "token_weights": ({"torch"}, set()),
+    "window": ({"torch"}, {"batch_rows", "microbatch"}),
     "rewards": (set(), set()),
     "rewards.columns": (set(), set()),
     "rewards.failures": ({"torch"}, set()),
@@ -151,8 +155,8 @@ def test_only_trainers_subclass_a_trainer(module):
 
 def test_one_line_of_trainers_leads_from_trls_to_ours():
     line = [cls.__module__.removeprefix("trl_dapo.") for cls in trl_dapo.DAPOTrainer.__mro__]
-    assert line[:5] == ["trainer", "replay", "shaping", "grpo", "trl.trainer.grpo_trainer"]
-    assert all(len(cls.__bases__) == 1 for cls in trl_dapo.DAPOTrainer.__mro__[:4])
+    assert line[:6] == ["trainer", "replay", "shaping", "grpo", "update", "trl.trainer.grpo_trainer"]
+    assert all(len(cls.__bases__) == 1 for cls in trl_dapo.DAPOTrainer.__mro__[:5])
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

@@ -56,7 +56,7 @@ def test_sequence_level_losses_are_the_hosts(tmp_path, loss_type):
 
 @pytest.mark.parametrize("loss_type", TOKEN_LEVEL_LOSSES)
 def test_token_level_loss_alone_is_the_hosts(tmp_path, loss_type):
-    assert_same(*both(tmp_path, {"loss_type": loss_type, "token_level_loss": True}))
+    assert_same(*both(tmp_path, {"loss_type": loss_type, "token_level_loss": True, "compact_microbatches": False}))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_evaluation_is_the_hosts_with_every_toggle_on(tmp_path):
 
 def test_dynamic_sampling_is_trl_where_every_group_is_informative(tmp_path):
     # 6 rollouts of 4 prompts over 8 prompts are 3 epochs: the prompt stream has TRL's order in each
-    fields = {"max_steps": 12, "dynamic_sampling": True}
+    fields = {"max_steps": 12, "dynamic_sampling": True, "compact_microbatches": False}
     config = dapo_args(tmp_path, **{**OFF, **fields})
     kwargs = {"train_dataset": plain_dataset(8), "rollout_func": scripted_rollout()}
     ours = train(DAPOTrainer, config, reward_funcs=parity_reward, **kwargs)

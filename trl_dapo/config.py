@@ -9,8 +9,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from trl import GRPOConfig
+from trl import GRPOConfig as HostConfig
 
+from .grpo_config import GRPOConfig
 from .rewards.overlong import default_soft_punish_cache
 
 
@@ -70,9 +71,9 @@ class DAPOConfig(GRPOConfig):
     r"""
     Configuration class for the [`DAPOTrainer`].
 
-    It takes every parameter of [`~trl.GRPOConfig`]. Sections are those of the [DAPO
+    It takes every parameter of [`~trl.GRPOConfig`] and of [`GRPOConfig`]. Sections are those of the [DAPO
     paper](https://huggingface.co/papers/2503.14476). With all five toggles off, the trainer is
-    [`~trl.GRPOTrainer`].
+    [`~trl.GRPOTrainer`], and micro-batches are compact only if `max_tokens_per_microbatch` is set.
 
     Parameters:
         > The five parts, in the order of the paper's Table 1
@@ -138,11 +139,6 @@ class DAPOConfig(GRPOConfig):
         token_level_scope (`str`, *optional*, defaults to `"batch"`):
             Tokens that a token's loss is divided by: those of the `"batch"` (TRL, verl), or those of its own group,
             `"prompt"`, averaged over groups, as Eq. 12 of the paper is written.
-
-        > Reward functions
-
-        reward_timeout (`float`, *optional*):
-            Seconds after which one call of an asynchronous reward function counts as failed. By default none.
 
         > Parameters whose default differs from TRL's
 
@@ -226,9 +222,6 @@ class DAPOConfig(GRPOConfig):
     token_level_scope: str = field(
         default="batch", metadata={"help": "Tokens are averaged over the 'batch', or over each 'prompt' first."}
     )
-    reward_timeout: float | None = field(
-        default=None, metadata={"help": "Seconds that a call of an asynchronous reward function may take."}
-    )
     updates_per_rollout: int | None = field(
         default=None, metadata={"help": "Optimizer updates per pass over a rollout. 4 by default; the paper has 16."}
     )
@@ -284,7 +277,7 @@ class DAPOConfig(GRPOConfig):
         return configs
 
     @classmethod
-    def from_grpo_config(cls, config: GRPOConfig) -> tuple[Self, list[str]]:
+    def from_grpo_config(cls, config: HostConfig) -> tuple[Self, list[str]]:
         """
         Returns the config promoted to DAPO, and one line for each field that changed.
 
@@ -329,6 +322,13 @@ class DAPOConfig(GRPOConfig):
                 setattr(copy, name, next(own.default for own in fields(cls) if own.name == name))
         copy._settle_toggles()
         return copy
+
+    @property
+    def compacts(self) -> bool:
+        """Whether micro-batches are packed anew, rather than TRL's own."""
+        # With every toggle off the trainer is TRL's bit for bit, and sums in another order would not be
+        asked = self.max_tokens_per_microbatch is not None or any(getattr(self, toggle) for toggle in TOGGLES)
+        return asked and super().compacts
 
     @property
     def selects_prompts(self) -> bool:
@@ -463,8 +463,7 @@ class DAPOConfig(GRPOConfig):
         self._check_prompt_switches()
         if self.token_level_scope == "prompt":
             self.check_token_weights("token_level_scope='prompt'")
-        if self.reward_timeout is not None and not self.reward_timeout > 0:
-            raise ValueError(f"`reward_timeout` must be above 0 seconds, got {self.reward_timeout}.")
+        self.check_update_phase()
 
     def _check_prompt_switches(self) -> None:
         if not self.max_round_batches >= 1:
@@ -503,9 +502,9 @@ class DAPOConfig(GRPOConfig):
                 f"weights of its own. Set beta=0, or leave `{name}` out."
             )
 
-    def _changes_since(self, config: GRPOConfig) -> list[str]:
+    def _changes_since(self, config: HostConfig) -> list[str]:
         lines = []
-        for own in fields(GRPOConfig):
+        for own in fields(HostConfig):
             before, after = getattr(config, own.name), getattr(self, own.name)
             if before != after:
                 lines.append(f"{own.name}: {_plain(before)} -> {_plain(after)}")
@@ -541,8 +540,8 @@ def settled(value: T | None) -> T:
     return value
 
 
-def _is_set(config: GRPOConfig, name: str) -> bool:
-    default = next(own.default for own in fields(GRPOConfig) if own.name == name)
+def _is_set(config: HostConfig, name: str) -> bool:
+    default = next(own.default for own in fields(HostConfig) if own.name == name)
     return default is MISSING or getattr(config, name) != default
 
 

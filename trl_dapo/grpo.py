@@ -17,30 +17,24 @@ from accelerate.utils import gather_object
 from torch.utils.data import Sampler
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, get_last_checkpoint
-from trl import GRPOConfig
-from trl import GRPOTrainer as HostTrainer
 
 from .checkpoints import choose, clear, rank_file, read_state, write_state
 from .config import settled
+from .grpo_config import GRPOConfig
 from .plain import is_plain
 from .rewards.failures import named
+from .update import CompactTrainer
 
 
 logger = get_logger(__name__)
 
 
-class GRPOTrainer(HostTrainer):
+class GRPOTrainer(CompactTrainer):
     """
     [`~trl.GRPOTrainer`] that resumes anywhere, and whose errors name the reward function and the row.
 
     Takes what [`~trl.GRPOTrainer`] takes, in the same order. Training is the host's, bit for bit.
-
-    Attributes:
-        reward_timeout (`float`, *optional*):
-            Seconds that one call of an asynchronous reward function may take.
     """
-
-    reward_timeout: float | None = None
 
     args: GRPOConfig
 
@@ -78,7 +72,7 @@ class GRPOTrainer(HostTrainer):
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
         given: list[Any] = self.reward_funcs
         self.reward_funcs = [
-            named(function, name, self.reward_timeout)
+            named(function, name, self.args.reward_timeout)
             for function, name in zip(given, self.reward_func_names, strict=True)
         ]
         try:

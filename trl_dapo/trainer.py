@@ -109,7 +109,6 @@ class DAPOTrainer(ReplayingTrainer):
         if token_importance_func is not None:
             args.check_token_weights("token_importance_func")
         self._token_importance_func = token_importance_func
-        self.reward_timeout = args.reward_timeout
         check_dataset(train_dataset, args)
         self._rollout_seconds = 0.0
         self._update_seconds = 0.0

@@ -1,0 +1,96 @@
+"""
+`GRPOConfig`: TRL's, with what every online trainer of this package shares.
+
+The invariant: none of these fields is a hyper-parameter. With any value of them a run computes the same gradients.
+"""
+
+from dataclasses import dataclass, field
+
+import trl
+
+
+# A sum over tokens divided by one number for all of a rollout, or a mean over rows of one weight each: the rows of an
+# update can be dealt to micro-batches in any way
+ONE_DENOMINATOR_LOSSES = ("dapo", "cispo", "vespo")
+ROW_MEAN_LOSSES = ("grpo", "dr_grpo", "sapo", "luspo")
+
+
+@dataclass
+class GRPOConfig(trl.GRPOConfig):
+    r"""
+    Configuration class for the online trainers of this package.
+
+    It takes every parameter of [`~trl.GRPOConfig`].
+
+    Parameters:
+        > The update phase
+
+        compact_microbatches (`bool`, *optional*, defaults to `True`):
+            Leave rows that cannot change the gradient out of the update, sort the others by length into
+            micro-batches and cut their padding. The gradient is TRL's up to rounding. With `False`, micro-batches are
+            TRL's own. So they are where the loss depends on how rows are dealt to micro-batches:
+            `loss_type="bnpo"`, `top_entropy_quantile` below 1, an entropy bonus, a router's auxiliary loss, and
+            `use_liger_kernel`.
+        max_tokens_per_microbatch (`int`, *optional*):
+            Tokens, padding included, that a micro-batch holds at most, unless a single row is longer. The number of
+            micro-batches follows from it, whatever `per_device_train_batch_size` and `gradient_accumulation_steps`
+            say; these two keep deciding which rows an update has. It bounds the memory of the update phase.
+
+        > Reward functions
+
+        reward_timeout (`float`, *optional*):
+            Seconds after which one call of an asynchronous reward function counts as failed. By default none.
+    """
+
+    compact_microbatches: bool = field(
+        default=True,
+        metadata={"help": "Drop rows without gradient, sort by length, cut padding: same gradient, less work."},
+    )
+    max_tokens_per_microbatch: int | None = field(
+        default=None,
+        metadata={"help": "Tokens, padding included, of a micro-batch at most; bounds the memory of an update."},
+    )
+    reward_timeout: float | None = field(
+        default=None, metadata={"help": "Seconds that a call of an asynchronous reward function may take."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_update_phase()
+
+    @property
+    def compacts(self) -> bool:
+        """Whether micro-batches are packed anew, rather than TRL's own."""
+        return self.compact_microbatches and self.fixed_by() is None
+
+    def fixed_by(self) -> str | None:
+        """Returns the field, with its value, that ties the loss to TRL's own micro-batches; `None` where none does."""
+        if self.loss_type is not None and self.loss_type not in ONE_DENOMINATOR_LOSSES + ROW_MEAN_LOSSES:
+            return f"loss_type={self.loss_type!r}"
+        ties = {
+            "top_entropy_quantile": self.top_entropy_quantile < 1,
+            "entropy_coef": self.entropy_coef != 0,
+            "use_adaptive_entropy": self.use_adaptive_entropy,
+            "use_liger_kernel": self.use_liger_kernel,
+        }
+        return next((f"{name}={getattr(self, name)}" for name, tied in ties.items() if tied), None)
+
+    def check_update_phase(self) -> None:
+        """Raises `ValueError`, with the fix, for fields that cannot be right."""
+        if self.reward_timeout is not None and not self.reward_timeout > 0:
+            raise ValueError(f"`reward_timeout` must be above 0 seconds, got {self.reward_timeout}.")
+        limit = self.max_tokens_per_microbatch
+        if limit is None:
+            return
+        if limit < 1:
+            raise ValueError(f"`max_tokens_per_microbatch` must be at least 1 token, got {limit}.")
+        if not self.compact_microbatches:
+            raise ValueError(
+                f"max_tokens_per_microbatch={limit} packs micro-batches anew, and compact_microbatches=False keeps "
+                "TRL's. Set compact_microbatches=True, or leave `max_tokens_per_microbatch` out."
+            )
+        if tie := self.fixed_by():
+            raise ValueError(
+                f"max_tokens_per_microbatch={limit} deals rows to other micro-batches than TRL's, and with {tie} that "
+                "changes the loss. Leave one of them out, or lower `per_device_train_batch_size` instead."
+            )
