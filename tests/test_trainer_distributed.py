@@ -152,7 +152,7 @@ def test_ranks_with_fewer_live_rows_run_as_many_micro_batches(folder):
     first, second = ranks(folder, "unequal_updates")
     updates = [log for log in first["logs"] if "dapo/live_rows" in log]
     assert len({log["dapo/live_rows"] for log in updates}) > 1
-    assert all(0 < log["dapo/live_rows"] < 0.5 for log in updates)
+    assert all(log["dapo/live_rows"] < 0.6 for log in updates)
     assert updates == [log for log in second["logs"] if "dapo/live_rows" in log]
 
 
