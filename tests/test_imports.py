@@ -22,6 +22,8 @@ TRAINERS = {"trainer", "replay", "shaping", "grpo", "update", "passes", "dpo", "
 LEAVES = {
     "checkpoints": (set(), set()),
     "environments": (set(), set()),
+    "generation": ({"torch", "transformers", "transformers.cache_utils"}, set()),
+    "loading": ({"torch.utils.data"}, set()),
     "loss": ({"torch"}, set()),
     "metrics": ({"torch"}, {"sampling.groups"}),
     "microbatch": (set(), set()),
