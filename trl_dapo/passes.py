@@ -46,12 +46,7 @@ class PackedPassesTrainer(HostTrainer):
             return host(model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, **kwargs)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
         batch = joined([{key: value for key, value in given.items() if value is not None}])
-        scoring = Scoring(host, model, batch, logits_to_keep, self.pad_to_multiple_of)
-        if self._shares(scoring):
-            self._score_groups(scoring, self.args.max_tokens_per_microbatch or batch_size * sum(scoring.full))
-        else:
-            self._score(scoring, batch_size)
-        return scoring.scores()
+        return self._scored(Scoring(host, model, batch, logits_to_keep, self.pad_to_multiple_of), batch_size)
 
     @property
     def _compacts(self) -> bool:
@@ -69,11 +64,13 @@ class PackedPassesTrainer(HostTrainer):
 
     def _numbers_columns(self, model) -> bool:
         """Whether a token's position is its column, so that a model has to be told of columns that are cut."""
-        unwrapped = self.accelerator.unwrap_model(model)
+        unwrapped: Any = self.accelerator.unwrap_model(model)
         if unwrapped not in self._by_column:
+            # A sharded model has to be called as a whole
+            tried = unwrapped if self._is_sharded else backbone_of(unwrapped)
             # Vision-language models tell the positions of text and images by the attention mask
             with self.accelerator.autocast():
-                self._by_column[unwrapped] = not self._is_vlm and numbers_columns(unwrapped)
+                self._by_column[unwrapped] = not self._is_vlm and numbers_columns(tried)
         return self._by_column[unwrapped]
 
     @contextmanager
@@ -86,6 +83,13 @@ class PackedPassesTrainer(HostTrainer):
             yield
 
     # A pass
+
+    def _scored(self, scoring: "Scoring", batch_size: int) -> LogProbs:
+        if self._shares(scoring):
+            self._score_groups(scoring, self.args.max_tokens_per_microbatch or batch_size * sum(scoring.full))
+        else:
+            self._score(scoring, batch_size)
+        return scoring.scores()
 
     def _planned(self, scoring: "Scoring", batch_size: int) -> list[list[int]]:
         """Returns the rows of each pass; where the model is sharded, as many passes as on every other process."""

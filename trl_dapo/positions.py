@@ -32,8 +32,8 @@ def takes(backbone: nn.Module, name: str) -> bool:
 @torch.no_grad()
 def numbers_columns(model: nn.Module) -> bool:
     """
-    Returns whether a causal language model that is told no positions takes a token's column for it, padding on its
-    left included.
+    Returns whether a model, with or without its head, takes a token's column for its position where it is told none,
+    padding on the left included.
 
     Tries it on three tokens, of which the first is padding. A sharded model has to be tried by all processes at once.
     """
@@ -48,7 +48,7 @@ def numbers_columns(model: nn.Module) -> bool:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(0)
             output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-            found.append(output.logits[0, -1])
+            found.append(output[0][0, -1])
     return torch.equal(*found)
 
 
