@@ -64,5 +64,9 @@ def preference_args(cls: type, output_dir: str | Path, **overrides: Any) -> Any:
 def lora_a(model: torch.nn.Module) -> torch.Tensor:
     """All entries of the trainable `lora_A`, flat and copied."""
     return torch.cat(
-        [p.detach().float().flatten().clone() for n, p in model.named_parameters() if "lora_A" in n and p.requires_grad]
+        [
+            p.detach().float().flatten().clone()
+            for n, p in model.named_parameters()
+            if "lora_A" in n and p.requires_grad
+        ]
     )

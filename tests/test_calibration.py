@@ -75,7 +75,9 @@ def test_nothing_has_no_error():
 
 def test_correlation_by_hand():
     # x - mean = (-1, 0, 1), y - mean = (-2, 1, 1): covariance 3, norms sqrt(2) and sqrt(6): 3 / sqrt(12)
-    assert pearson_correlation(torch.tensor([1.0, 2, 3]), torch.tensor([0.0, 3, 3])) == pytest.approx(3 / math.sqrt(12))
+    assert pearson_correlation(torch.tensor([1.0, 2, 3]), torch.tensor([0.0, 3, 3])) == pytest.approx(
+        3 / math.sqrt(12)
+    )
 
 
 def test_correlation_with_a_constant_is_nan():

@@ -22,8 +22,8 @@ def promoted(config: Any, cls: type[T]) -> T:
     if isinstance(config, cls):
         return config
     if not issubclass(cls, type(config)):
-        hosts = ", ".join(base.__name__ for base in cls.__mro__[:2])
-        raise TypeError(f"`args` must be one of {hosts}, got {type(config).__name__}.")
+        taken = " or ".join(f"{base.__module__.split('.')[0]}.{base.__name__}" for base in cls.__mro__[:2])
+        raise TypeError(f"`args` must be a {taken}, got a {type(config).__name__}.")
     result = object.__new__(cls)
     vars(result).update(vars(config))
     for own in fields(cls):
