@@ -118,9 +118,12 @@ def test_a_call_never_holds_more_than_a_chunk(whole, monkeypatch):
     function = RewardModelFunction(whole, chunk_size=16)
     model = function._models_loaded()[0].model
     shapes, forward = [], model.forward
-    monkeypatch.setattr(
-        model, "forward", lambda **kwargs: shapes.append(kwargs["input_ids"].shape) or forward(**kwargs)
-    )
+
+    def recorded(input_ids, attention_mask):
+        shapes.append(input_ids.shape)
+        return forward(input_ids=input_ids, attention_mask=attention_mask)
+
+    monkeypatch.setattr(model, "forward", recorded)
     completions = ["1" * (i % 40) for i in range(512)]
     found = function(["1+1="] * 512, completions)
     assert [rows for rows, _ in shapes] == [16] * 32

@@ -19,7 +19,7 @@ from trl import DPOTrainer as HostTrainer
 
 from .compat import DPO_GATHERED, check_host
 from .dpo_config import DPOConfig
-from .preferences import check_token_ids, checked_preferences
+from .preferences import check_token_ids, checked_preferences, first_row
 from .promotion import promoted
 from .quantization import adapters_kept, set_adapter_dtype
 
@@ -70,6 +70,8 @@ class DPOTrainer(HostTrainer):
         peft_config: PeftConfig | None = None,
     ) -> None:
         check_host(HostTrainer)
+        if train_dataset is not None:
+            first_row(train_dataset, "train")  # the host looks at it before it prepares the dataset
         args = None if args is None else promoted(args, DPOConfig)
         self.reference_free = args is not None and args.reference_free
         if args is not None and args.reference_free:

@@ -36,9 +36,7 @@ def checked_preferences(
         `ValueError`: Where it has no rows, lacks a column, or has a row without a completion, of two formats at once,
             or with a `margin` that is not finite.
     """
-    first = next(iter(dataset), None)
-    if first is None:
-        raise ValueError(f"The {name} dataset has no rows.")
+    first = first_row(dataset, name)
     columns = TOKEN_COLUMNS if tokenized and set(TOKEN_COLUMNS) <= set(first) else TEXT_COLUMNS
     missing = [column for column in columns if column not in first]
     if missing:
@@ -59,6 +57,14 @@ def checked_preferences(
     for index, row in enumerate(dataset.select_columns(looked_at)):
         checked(row, index)
     return dataset
+
+
+def first_row(dataset: Dataset | IterableDataset, name: str) -> dict[str, Any]:
+    """Returns the first row of a dataset; raises `ValueError` where it has none."""
+    first = next(iter(dataset), None)
+    if first is None:
+        raise ValueError(f"The {name} dataset has no rows.")
+    return first
 
 
 def check_token_ids(input_ids: torch.Tensor, vocab_size: int) -> None:
