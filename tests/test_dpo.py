@@ -163,10 +163,14 @@ def test_the_losses_by_hand(tmp_path, base):
 
 
 def scripted(log_probs):
-    """A model whose log-probabilities of the completion tokens are given, shape `(2, T)`."""
+    """A model that gives token 20 these log-probabilities, shape `(2, T)`, and token 0 the rest."""
     values = torch.tensor(log_probs)
+    distribution = torch.full((2, values.shape[1] + 1, 21), -60.0)
+    distribution[:, :-1, 20] = values
+    distribution[:, :-1, 0] = torch.log(-torch.expm1(values))
 
     class Output(dict):
+        logits = distribution  # of TRL before 1.14, which has no fused head
         log_probs = values
         entropy = mean_logits = torch.zeros_like(values)
         is_top1 = torch.zeros_like(values, dtype=torch.bool)

@@ -20,16 +20,37 @@ TRAINERS = {"trainer", "replay", "shaping", "grpo", "dpo", "reward", "ppo"}
 
 # What a leaf module may import besides the standard library: of other packages, and of this one
 LEAVES = {
+    "calibration": ({"torch"}, set()),
     "checkpoints": (set(), set()),
     "environments": (set(), set()),
     "loss": ({"torch"}, set()),
     "metrics": ({"torch"}, {"sampling.groups"}),
     "plain": ({"torch"}, set()),
+    "preferences": ({"torch", "datasets"}, set()),
+    "promotion": (set(), set()),
+    "quantization": ({"torch"}, set()),
     "token_weights": ({"torch"}, set()),
     "rewards": (set(), set()),
     "rewards.columns": (set(), set()),
     "rewards.failures": ({"torch"}, set()),
+    "rewards.loading": (
+        {
+            "torch",
+            "accelerate",
+            "peft",
+            "peft.utils.constants",
+            "safetensors",
+            "transformers",
+            "transformers.utils",
+        },
+        {"quantization"},
+    ),
+    "rewards.model": (
+        {"torch", "accelerate.logging", "transformers"},
+        {"rewards.loading", "rewards.statistics"},
+    ),
     "rewards.overlong": ({"trl.rewards"}, set()),
+    "rewards.statistics": ({"torch"}, set()),
     "sampling": (set(), set()),
     "sampling.groups": ({"torch"}, set()),
     "sampling.history": (set(), set()),
