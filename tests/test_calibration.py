@@ -27,6 +27,12 @@ def test_calibration_error_by_hand():
     assert expected_calibration_error(margins_B, bins=5) == pytest.approx(0.0875, abs=1e-8)
 
 
+def test_bins_begin_at_one_half():
+    # Confidence 0.7, right, and 0.8, wrong: with 2 bins they are on the two sides of 0.75, (0.3 + 0.8) / 2
+    margins_B = torch.tensor([math.log(0.7 / 0.3), -math.log(0.8 / 0.2)])
+    assert expected_calibration_error(margins_B, bins=2) == pytest.approx(0.55, rel=1e-6)
+
+
 def test_calibrated_choices_have_no_error():
     # Three of four choices at confidence 3/4 are right
     assert expected_calibration_error(torch.tensor([LOG3, LOG3, LOG3, -LOG3])) == pytest.approx(0, abs=1e-6)
