@@ -308,8 +308,10 @@ def passes(trainer):
     shapes = {"update": [], "no_grad": []}
 
     def note(_, args, kwargs):
-        if trainer.model.training and kwargs.get("labels", kwargs.get("use_cache")) is not None:
-            shapes["update" if torch.is_grad_enabled() else "no_grad"].append(tuple(kwargs["input_ids"].shape))
+        shape = tuple(kwargs["input_ids"].shape)
+        # Not the three tokens on which it is tried how the model numbers positions
+        if trainer.model.training and shape[1] > 3:
+            shapes["update" if torch.is_grad_enabled() else "no_grad"].append(shape)
 
     trainer.model.base_model.register_forward_pre_hook(note, with_kwargs=True)
     return shapes

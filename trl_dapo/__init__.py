@@ -10,13 +10,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import DAPOConfig
+    from .dpo import DPOTrainer
+    from .dpo_config import DPOConfig
+    from .reward import RewardTrainer
+    from .reward_config import RewardConfig
+    from .rewards.model import RewardModelFunction
     from .trainer import DAPOTrainer
 
 __version__ = "0.1.0"
 
-__all__ = ["DAPOConfig", "DAPOTrainer", "__version__"]
+__all__ = [
+    "DAPOConfig",
+    "DAPOTrainer",
+    "DPOConfig",
+    "DPOTrainer",
+    "RewardConfig",
+    "RewardModelFunction",
+    "RewardTrainer",
+    "__version__",
+]
 
-_HOMES = {"DAPOConfig": ".config", "DAPOTrainer": ".trainer"}
+_HOMES = {
+    "DAPOConfig": ".config",
+    "DAPOTrainer": ".trainer",
+    "DPOConfig": ".dpo_config",
+    "DPOTrainer": ".dpo",
+    "RewardConfig": ".reward_config",
+    "RewardModelFunction": ".rewards.model",
+    "RewardTrainer": ".reward",
+}
 
 
 def __getattr__(name: str) -> Any:
