@@ -10,13 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import DAPOConfig
+    from .grpo import GRPOTrainer
+    from .grpo_config import GRPOConfig
     from .trainer import DAPOTrainer
 
 __version__ = "0.1.0"
 
-__all__ = ["DAPOConfig", "DAPOTrainer", "__version__"]
+__all__ = [
+    "DAPOConfig",
+    "DAPOTrainer",
+    "GRPOConfig",
+    "GRPOTrainer",
+    "__version__",
+]
 
-_HOMES = {"DAPOConfig": ".config", "DAPOTrainer": ".trainer"}
+_HOMES = {
+    "DAPOConfig": ".config",
+    "DAPOTrainer": ".trainer",
+    "GRPOConfig": ".grpo_config",
+    "GRPOTrainer": ".grpo",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -76,6 +76,9 @@ class CompactTrainer(HostTrainer):
     def _prepare_inputs(self, generation_batch):  # ty: ignore[lost-keyword-for-regular-parameter]
         if self._running is not None:
             return self._running.inputs
+        if self._window is not None:
+            # Dealt out when the window was opened; the host would generate a second time
+            return self._window.host_batches[self._window.steps_done]
         return super()._prepare_inputs(generation_batch)
 
     def _compute_loss(self, model, inputs) -> torch.Tensor:
