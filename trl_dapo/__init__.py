@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from .config import DAPOConfig
     from .grpo import GRPOTrainer
     from .grpo_config import GRPOConfig
+    from .ppo import PPOTrainer
+    from .ppo_config import PPOConfig
     from .trainer import DAPOTrainer
 
 __version__ = "0.1.0"
@@ -21,6 +23,8 @@ __all__ = [
     "DAPOTrainer",
     "GRPOConfig",
     "GRPOTrainer",
+    "PPOConfig",
+    "PPOTrainer",
     "__version__",
 ]
 
@@ -29,6 +33,8 @@ _HOMES = {
     "DAPOTrainer": ".trainer",
     "GRPOConfig": ".grpo_config",
     "GRPOTrainer": ".grpo",
+    "PPOConfig": ".ppo_config",
+    "PPOTrainer": ".ppo",
 }
 
 

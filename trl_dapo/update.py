@@ -77,7 +77,7 @@ class CompactTrainer(HostTrainer):
         if self._running is not None:
             return self._running.inputs
         if self._window is not None:
-            # Dealt out when the window was opened; the host would generate a second time
+            # The host would generate once more
             return self._window.host_batches[self._window.steps_done]
         return super()._prepare_inputs(generation_batch)
 
