@@ -1,0 +1,43 @@
+"""One process of a distributed PPO run, which writes down what it did. Started by the test."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from ppo_runs import WHOLE, excite, ppo_args, ppo_trainer, recorded
+from tiny import save_tiny_model, snapshot, tiny_tokenizer
+
+
+def shared_base(folder: Path) -> None:
+    """Policy and critic as two adapters of one base."""
+    trainer = ppo_trainer(folder, ppo_args(folder, **WHOLE, ddp_backend="gloo"))
+    excite(trainer)
+    steps = recorded(trainer)
+    rank = trainer.accelerator.process_index
+    torch.save(
+        {"states": steps.states, "gradients": steps.gradients, "rollouts": steps.rollouts},
+        folder / f"shared_base-{rank}.pt",
+    )
+
+
+def separate(folder: Path) -> None:
+    """Policy and critic as two models, with parts that add up over ranks: whitening, running scores, adaptive KL."""
+    path = save_tiny_model(folder / f"model-{torch.distributed.get_rank()}", tiny_tokenizer())
+    fields = {**WHOLE, "normalize_rewards": True, "kl_target": 0.1, "kl_horizon": 100, "max_steps": 4}
+    trainer = ppo_trainer(folder, ppo_args(folder, **fields, ddp_backend="gloo"), model=path, peft_config=None)
+    recorded(trainer)
+    ends = {
+        "policy": snapshot(trainer.model),
+        "critic": snapshot(trainer._critic.model),
+        "kl_coef": trainer._kl_coef,
+        "scores": trainer._score_moments,
+    }
+    torch.save(ends, folder / f"separate-{trainer.accelerator.process_index}.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    target = Path(sys.argv[1])
+    shared_base(target)
+    separate(target)
