@@ -126,7 +126,8 @@ def _model(base, config: LoraConfig, state: dict[str, torch.Tensor], adapter: st
     }
     unknown = model.load_state_dict(theirs, strict=False).unexpected_keys
     assert not unknown
-    return model
+    # In eval mode, bitsandbytes repacks 4-bit weights for some processors
+    return model.train()
 
 
 def joined_rows(parts: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ppo_runs import WHOLE, excite, ppo_args, ppo_trainer, recorded
-from tiny import save_tiny_model, snapshot, tiny_tokenizer
+from tiny import snapshot
 
 
 def shared_base(folder: Path) -> None:
@@ -23,9 +23,8 @@ def shared_base(folder: Path) -> None:
 
 def separate(folder: Path) -> None:
     """Policy and critic as two models, with parts that add up over ranks: whitening, running scores, adaptive KL."""
-    path = save_tiny_model(folder / f"model-{torch.distributed.get_rank()}", tiny_tokenizer())
     fields = {**WHOLE, "normalize_rewards": True, "kl_target": 0.1, "kl_horizon": 100, "max_steps": 4}
-    trainer = ppo_trainer(folder, ppo_args(folder, **fields, ddp_backend="gloo"), model=path, peft_config=None)
+    trainer = ppo_trainer(folder, ppo_args(folder, **fields, ddp_backend="gloo"), model=str(folder / "model"), peft_config=None)
     recorded(trainer)
     ends = {
         "policy": snapshot(trainer.model),

@@ -95,6 +95,7 @@ def test_gradients_on_one_base_are_those_of_two_models(tmp_path, quantized, chec
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ppo")
+    save_tiny_model(folder / "model", tiny_tokenizer())
     environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}", "ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     subprocess.run(

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
+from peft.utils.constants import SAFETENSORS_WEIGHTS_NAME as ADAPTER_WEIGHTS
 from safetensors.torch import load_file, save_file
 from torch import nn
 from trl.trainer.utils import use_adapter
@@ -153,18 +154,19 @@ class Critic:
 
     def load(self, folder: Path) -> None:
         """
-        Takes the weights that [`save`] wrote.
+        Takes the weights that [`save`] wrote, unless the critic is an adapter, which is loaded with its model.
 
         Raises:
-            `ValueError`: Where the folder has none.
+            `ValueError`: Where the folder has no critic of this kind.
         """
+        kind, file = ("a model", _WEIGHTS) if isinstance(self.model, ValueModel) else ("an adapter", ADAPTER_WEIGHTS)
+        if not (folder / file).is_file():
+            raise ValueError(
+                f"{folder} holds no critic that is {kind}: the checkpoint was not written by PPOTrainer, or by a run "
+                "of the other kind, with or without PEFT. Start anew from its weights: pass the checkpoint as `model`."
+            )
         if isinstance(self.model, ValueModel):
-            if not (folder / _WEIGHTS).is_file():
-                raise ValueError(
-                    f"{folder} holds no critic: the checkpoint was not written by PPOTrainer, or not with a value "
-                    "model of its own. Start anew from its weights: pass the checkpoint as `model`."
-                )
-            self.model.load_state_dict(load_file(folder / _WEIGHTS))
+            self.model.load_state_dict(load_file(folder / file))
 
 
 def value_adapter(model: PeftModel, config: PeftConfig | None, adapter_dtype: torch.dtype) -> Critic:

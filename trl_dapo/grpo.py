@@ -27,6 +27,7 @@ from .compat import check_host
 from .config import settled
 from .grpo_config import GRPOConfig
 from .plain import is_plain
+from .planning import check_dataset
 from .promotion import promoted
 from .quantization import adapters_kept, is_quantized, set_adapter_dtype
 from .rewards.failures import named
@@ -54,7 +55,7 @@ class GRPOTrainer(CompactTrainer):
             All further arguments of [`~trl.GRPOTrainer`], from `train_dataset` to `environment_factory`.
 
     Raises:
-        `ValueError`: Where a quantized model is to generate with vLLM.
+        `ValueError`: Where a quantized model is to generate with vLLM, or prompts are too few for one batch.
     """
 
     args: GRPOConfig
@@ -62,9 +63,9 @@ class GRPOTrainer(CompactTrainer):
     def __init__(self, model, reward_funcs=None, args=None, *rest: Any, **kwargs: Any) -> None:
         check_host()
         args = self._own_config(model, args)
-        # The seventh of the arguments behind `args`
-        asked = kwargs.get("quantization_config", rest[6] if len(rest) > 6 else None)
-        asked = asked or (args.model_init_kwargs or {}).get("quantization_config")
+        given = inspect.signature(GRPOTrainer.__init__).bind(self, model, reward_funcs, args, *rest, **kwargs).arguments
+        check_dataset(given.get("train_dataset"), args)
+        asked = given.get("quantization_config") or (args.model_init_kwargs or {}).get("quantization_config")
         _check_vllm(args, is_quantized(model) or asked is not None)
         self._epochs_behind = 0
         self._unlogged: dict[str, Any] | None = None

@@ -351,8 +351,9 @@ class PPOTrainer(GRPOTrainer):
             self._critic.save(Path(output_dir or settled(self.args.output_dir)) / critic.VALUE_FOLDER)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+        # First, since it says what is wrong with a checkpoint of another trainer's
         self._critic.load(Path(resume_from_checkpoint) / critic.VALUE_FOLDER)
+        super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
 
     def _shared_state(self) -> dict[str, Any]:
         ppo = {"kl_coef": self._kl_coef, "score_moments": self._score_moments.tolist()}
@@ -360,11 +361,6 @@ class PPOTrainer(GRPOTrainer):
 
     def _load_shared_state(self, state: dict[str, Any]) -> None:
         super()._load_shared_state(state)
-        if "ppo" not in state:
-            raise ValueError(
-                "the checkpoint was not written by PPOTrainer and holds no critic. Start anew from its weights: pass "
-                "the checkpoint as `model`, without `resume_from_checkpoint`."
-            )
         self._kl_coef = state["ppo"]["kl_coef"]
         self._score_moments = torch.tensor(state["ppo"]["score_moments"], dtype=torch.float64)
 
