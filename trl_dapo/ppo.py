@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather
+from accelerate.utils import gather, is_peft_model
 from peft import PeftModel
 from transformers import TrainerCallback
 from trl.trainer.utils import disable_dropout_in_model
@@ -25,6 +25,7 @@ from .config import settled
 from .grpo import GRPOTrainer, model_name
 from .ppo_config import PPOConfig
 from .quantization import ADAPTER_DTYPES
+from .rewards.adapter import AdapterReward
 
 
 class PPOTrainer(GRPOTrainer):
@@ -78,13 +79,22 @@ class PPOTrainer(GRPOTrainer):
         )
         _check_arguments(given.arguments)
         critic.check_value_adapter(model, given.arguments.get("peft_config"), value_peft_config)
+        if args.reward_adapter is not None and given.arguments.get("peft_config") is None and not is_peft_model(model):
+            raise ValueError(
+                f"reward_adapter={args.reward_adapter!r} stands beside the policy's adapter, and the policy has none. "
+                "Give `peft_config`, or use the reward model as one of `reward_funcs`."
+            )
         self._rewards = torch.empty(0)  # (rows of all processes, reward functions), of the present rollout
         self._logps = torch.empty(0)
         self._kl_coef = args.beta
         self._score_moments = torch.zeros(3, dtype=torch.float64)
+        reward = None if args.reward_adapter is None else AdapterReward(args.reward_adapter)
+        reward_funcs = _with_reward(reward_funcs, reward)
         super().__init__(model, reward_funcs, args, train_dataset, *rest, **kwargs)
         self._tally = self._empty_tally()
         self._critic = self._make_critic(value_peft_config)
+        if reward is not None:
+            reward.attach(self.model, self._tokenizer, args.per_device_train_batch_size)  # ty: ignore[invalid-argument-type]
         if self.use_vllm:
             self._keep_critic_from_vllm()
         self.add_callback(_AtOptimizerStep(self._end_update, self._critic.zero_grad))
@@ -392,6 +402,13 @@ def _sequences(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, int]:
 
 def _mean(sums: torch.Tensor) -> float:
     return (sums[1] / sums[0].clamp(min=1)).item()
+
+
+def _with_reward(reward_funcs: Any, reward: AdapterReward | None) -> Any:
+    if reward is None:
+        return reward_funcs
+    given = reward_funcs if isinstance(reward_funcs, list) else [] if reward_funcs is None else [reward_funcs]
+    return [*given, reward]
 
 
 def _check_distribution(args: PPOConfig) -> None:
