@@ -42,6 +42,9 @@ RULES = {
     "all": lambda text: True,
 }
 
+# Truncated rows are left out, so a process may have fewer rows to update on than another, or none
+ACCUMULATED = {"gradient_accumulation_steps": 2, "overlong_filtering": True}
+
 SCENARIOS = {
     # name: rule of the informative prompts, rows per device, dataset, further fields
     "one_process": ("even", 16, plain_dataset(64), {}),
@@ -57,6 +60,9 @@ SCENARIOS = {
     "carried_surplus": ("even", 6, plain_dataset(64), {"surplus": "carry", "max_round_batches": 3.0}),
     "selected_prompts": ("few", 8, plain_dataset(64), {"skip_degenerate": "greso", "prompt_selection": "thompson"}),
     "weighted_tokens": ("even", 6, plain_dataset(64), {"token_level_scope": "prompt"}),
+    "bounded": ("few", 4, plain_dataset(64), {**ACCUMULATED, "max_tokens_per_microbatch": 30}),
+    "unequal_updates": ("few", 4, plain_dataset(64), {**ACCUMULATED, "max_refill_rounds": 0}),
+    "no_row_lives": ("none", 4, plain_dataset(64), {**ACCUMULATED, "max_refill_rounds": 0}),
 }
 
 # Groups of 6 divide evenly over 1, 2 and 3 processes, and one update takes a whole rollout: which process has which
@@ -64,6 +70,7 @@ SCENARIOS = {
 # positions from the padding on: hence prompts of one length, and an epsilon of Adam's above the noise in gradients
 # that are 0
 AGREEING = {"num_generations": 6, "updates_per_rollout": 1, "max_steps": 6, "adam_epsilon": 1e-4}
+COMPACT = {"gradient_accumulation_steps": 4, "overlong_filtering": True}
 AGREEMENTS = {
     "agree": {},
     "agree_iterable": {"dataset": plain_dataset(64).select(range(10, 64)).to_iterable_dataset()},
@@ -71,6 +78,16 @@ AGREEMENTS = {
     "agree_selected": {"skip_degenerate": "greso", "skip_solved_above": 0.9, "prompt_selection": "thompson"},
     "agree_carried": {"surplus": "carry", "max_round_batches": 2.0},
     "agree_weighted": {"token_level_scope": "prompt", "token_importance_func": None},
+    "agree_compact": COMPACT,
+    "agree_bounded": {**COMPACT, "max_tokens_per_microbatch": 40},
+    "agree_grpo": {**COMPACT, "loss_type": "grpo", "token_level_loss": False},
+    "agree_few": {**COMPACT, "rule": "few", "max_refill_rounds": 0, "weight_decay": 0.1},
+    "agree_none": {**COMPACT, "rule": "none", "max_refill_rounds": 0, "weight_decay": 0.1},
+}
+# The same with TRL's own micro-batches
+AGREEMENTS |= {
+    f"{name}_as_trl": {**AGREEMENTS[name], "compact_microbatches": False}
+    for name in ("agree_compact", "agree_grpo", "agree_few", "agree_none")
 }
 
 
@@ -79,7 +96,7 @@ def settings_of(name: str) -> tuple:
     if name not in AGREEMENTS:
         return SCENARIOS[name]
     fields = {**AGREEING, **AGREEMENTS[name]}
-    rows = 24 // int(os.environ.get("WORLD_SIZE", "1"))
+    rows = 24 // int(os.environ.get("WORLD_SIZE", "1")) // fields.get("gradient_accumulation_steps", 1)
     return fields.pop("rule", "even"), rows, fields.pop("dataset", plain_dataset(64).select(range(10, 64))), fields
 
 

@@ -16,7 +16,7 @@ import trl_dapo
 ROOT = Path(trl_dapo.__file__).parent
 
 # The only modules that know a trainer of TRL's; `compat` looks at one without subclassing it
-TRAINERS = {"trainer", "replay", "shaping", "grpo", "update", "dpo", "reward", "ppo"}
+TRAINERS = {"trainer", "replay", "shaping", "grpo", "update", "passes", "dpo", "reward", "ppo"}
 
 # What a leaf module may import besides the standard library: of other packages, and of this one
 LEAVES = {
@@ -27,7 +27,8 @@ LEAVES = {
     "microbatch": (set(), set()),
     "batch_rows": ({"torch", "trl.trainer.utils"}, {"microbatch"}),
     "plain": ({"torch"}, set()),
-    "positions": ({"torch", "accelerate.utils"}, set()),
+    "positions": ({"torch", "accelerate.utils", "transformers"}, set()),
+    "shared_prompts": ({"torch", "transformers"}, {"positions"}),
     "token_weights": ({"torch"}, set()),
     "window": ({"torch"}, {"batch_rows", "microbatch"}),
     "rewards": (set(), set()),
@@ -155,8 +156,9 @@ def test_only_trainers_subclass_a_trainer(module):
 
 def test_one_line_of_trainers_leads_from_trls_to_ours():
     line = [cls.__module__.removeprefix("trl_dapo.") for cls in trl_dapo.DAPOTrainer.__mro__]
-    assert line[:6] == ["trainer", "replay", "shaping", "grpo", "update", "trl.trainer.grpo_trainer"]
-    assert all(len(cls.__bases__) == 1 for cls in trl_dapo.DAPOTrainer.__mro__[:5])
+    assert line[:6] == ["trainer", "replay", "shaping", "grpo", "update", "passes"]
+    assert line[6] == "trl.trainer.grpo_trainer"
+    assert all(len(cls.__bases__) == 1 for cls in trl_dapo.DAPOTrainer.__mro__[:6])
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

@@ -23,6 +23,9 @@ SCENARIOS = [
     "carried_surplus",
     "selected_prompts",
     "weighted_tokens",
+    "bounded",
+    "unequal_updates",
+    "no_row_lives",
     "environments",
 ]
 AGREEMENTS = [
@@ -32,7 +35,14 @@ AGREEMENTS = [
     "agree_selected",
     "agree_carried",
     "agree_weighted",
+    "agree_compact",
+    "agree_bounded",
+    "agree_grpo",
+    "agree_few",
+    "agree_none",
 ]
+# The same runs with TRL's own micro-batches
+AS_TRL = ["agree_compact_as_trl", "agree_grpo_as_trl", "agree_few_as_trl", "agree_none_as_trl"]
 HERE = Path(__file__).parent
 
 
@@ -129,6 +139,23 @@ def test_exhaustion_is_the_same_on_every_rank(folder):
     assert min(half[0]["num_items"]) > 0
 
 
+def test_an_update_without_a_live_row_is_one_on_every_rank(folder):
+    for part in ranks(folder, "no_row_lives"):
+        updates = [log for log in part["logs"] if "dapo/live_rows" in log]
+        assert len(updates) == 4
+        assert {log["dapo/live_rows"] for log in updates} == {0.0}
+        assert {log["dapo/microbatches"] for log in updates} == {1.0}
+
+
+def test_ranks_with_fewer_live_rows_run_as_many_micro_batches(folder):
+    # Both ranks log the numbers of all
+    first, second = ranks(folder, "unequal_updates")
+    updates = [log for log in first["logs"] if "dapo/live_rows" in log]
+    assert len({log["dapo/live_rows"] for log in updates}) > 1
+    assert all(log["dapo/live_rows"] < 0.6 for log in updates)
+    assert updates == [log for log in second["logs"] if "dapo/live_rows" in log]
+
+
 def test_metrics_are_those_of_all_ranks(folder):
     logs = ranks(folder, "whole_groups")[0]["logs"]
     # 8 rows on each of 2 ranks and 2 updates: 8 groups of 4
@@ -161,7 +188,7 @@ def double(values: list) -> torch.Tensor:
 def agreeing(tmp_path_factory):
     target = tmp_path_factory.mktemp("agreeing")
     for processes in (1, 2, 3):
-        launch(target, processes, AGREEMENTS)
+        launch(target, processes, [*AGREEMENTS, *AS_TRL])
     return target
 
 
@@ -178,7 +205,20 @@ def test_one_two_and_three_processes_end_with_the_same_parameters(agreeing, name
                 assert difference < 1e-6, (key, processes)
         kept = [prompt for part in ranks(agreeing, name, processes) for prompt in part["prompts"][0]]
         assert sorted(kept) == sorted(alone["prompts"][0])
-    assert any(value != 0 for values in alone["advantages"] for value in torch.tensor(values).view(-1).tolist())
+    learns = any(value != 0 for values in alone["advantages"] for value in torch.tensor(values).view(-1).tolist())
+    assert learns == (name != "agree_none")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AS_TRL)
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_compact_micro_batches_end_with_the_parameters_of_trls(agreeing, name, processes):
+    for ours, theirs in zip(
+        ranks(agreeing, name.removesuffix("_as_trl"), processes), ranks(agreeing, name, processes), strict=True
+    ):
+        assert ours["num_items"] == theirs["num_items"]
+        for key, value in theirs["values"].items():
+            assert (double(ours["values"][key]) - double(value)).abs().max() < 1e-6, key
 
 
 @pytest.mark.slow

@@ -1,52 +1,77 @@
 """
 Where a row's tokens stand, for a model that counts them itself, once padding on its left is cut.
 
-TRL's training passes name no positions, so models number the columns, padding included. Without the same numbers a cut
-row is another input to a model with learned positions, and rounds otherwise in one with rotary ones. The invariant: a
-token keeps the position that it has in the host's batch.
+TRL's training passes name no positions, so most models number the columns, padding included. Without the same numbers
+a cut row is another input to a model with learned positions, and rounds otherwise in one with rotary ones. Models that
+number the tokens by the attention mask need nothing. The invariant: a token keeps the position that it has in the
+host's batch.
 """
 
 import inspect
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
 from torch import nn
+from transformers import PreTrainedModel
+
+
+def backbone_of(model: Any) -> PreTrainedModel:
+    """Returns the module that TRL's passes call whatever is around it: PEFT and the head bypass the hooks above it."""
+    causal_model = model.get_base_model() if is_peft_model(model) else model
+    return causal_model.base_model
+
+
+def takes(backbone: nn.Module, name: str) -> bool:
+    """Returns whether a model's `forward` has a parameter of this name."""
+    return name in inspect.signature(backbone.forward).parameters
+
+
+@torch.no_grad()
+def numbers_columns(backbone: nn.Module) -> bool:
+    """
+    Returns whether a model that is told no positions takes a token's column for it, padding on its left included.
+
+    Tries it on three tokens, of which the first is padding.
+    """
+    if not takes(backbone, "position_ids"):
+        return False
+    device = next(backbone.parameters()).device
+    ids = torch.zeros(1, 3, dtype=torch.long, device=device)
+    mask = torch.tensor([[0, 1, 1]], device=device)
+    found = []
+    for positions in (None, torch.arange(3, device=device).unsqueeze(0)):
+        # The same dropout in both
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            output = backbone(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+            found.append(output.last_hidden_state[0, -1])
+    return torch.equal(*found)
 
 
 @contextmanager
-def positions_from(model: nn.Module, first: int) -> Generator[None]:
-    """
-    Lets the columns of the model's inputs have the positions `first`, `first + 1`, ... while it is entered.
+def with_inputs(backbone: nn.Module, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Generator[None]:
+    """Lets a model be called with changed keyword arguments while it is entered: `change` returns what to replace."""
 
-    Args:
-        model (`nn.Module`):
-            Causal language model, unwrapped. One that takes no `position_ids` is left alone: it has no positions, or
-            tells them by the attention mask.
-        first (`int`):
-            Columns that were cut on the left.
-    """
-    backbone = _backbone(model)
-    if first == 0 or "position_ids" not in inspect.signature(backbone.forward).parameters:
-        yield
-        return
+    def replace(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        if args:
+            kwargs = {**kwargs, "input_ids": args[0]}
+        return (), {**kwargs, **change(kwargs)}
 
-    def name_positions(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        if kwargs.get("position_ids") is None:
-            ids: torch.Tensor = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-            kwargs["position_ids"] = torch.arange(first, first + ids.size(1), device=ids.device).unsqueeze(0)
-        return args, kwargs
-
-    hook = backbone.register_forward_pre_hook(name_positions, with_kwargs=True)
+    hook = backbone.register_forward_pre_hook(replace, with_kwargs=True)
     try:
         yield
     finally:
         hook.remove()
 
 
-def _backbone(model: Any) -> nn.Module:
-    """The module that TRL's passes call whatever is around it: PEFT and the head bypass the hooks of the one above."""
-    causal_model = model.get_base_model() if is_peft_model(model) else model
-    return causal_model.base_model
+def counted_from(first: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Returns the change that gives the columns of the inputs the positions `first`, `first + 1`, ..."""
+
+    def change(kwargs: dict[str, Any]) -> dict[str, Any]:
+        ids: torch.Tensor = kwargs["input_ids"]
+        return {"position_ids": torch.arange(first, first + ids.size(1), device=ids.device).unsqueeze(0)}
+
+    return change

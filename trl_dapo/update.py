@@ -15,14 +15,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 from trl import GRPOTrainer as HostTrainer
 
-from .batch_rows import Batch, joined, rows_of, widths
 from .config import settled
-from .grpo_config import ROW_MEAN_LOSSES, GRPOConfig
-from .microbatch import Widths, pack, pack_within, padded_tokens, turns
-from .positions import positions_from
+from .grpo_config import ROW_MEAN_LOSSES
+from .microbatch import pack, pack_within, padded_tokens, turns
+from .passes import PackedPassesTrainer
 from .window import LogProbs, MicroBatch, Window
 
 
@@ -30,13 +28,8 @@ from .window import LogProbs, MicroBatch, Window
 WORTHWHILE = 0.02
 
 
-class CompactTrainer(HostTrainer):
+class CompactTrainer(PackedPassesTrainer):
     """[`~trl.GRPOTrainer`] whose micro-batches are packed by length, where its config says so."""
-
-    args: GRPOConfig
-    # Optional in the host's types, never in fact
-    model: PreTrainedModel
-    pad_to_multiple_of: int | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._window: Window | None = None
@@ -98,16 +91,9 @@ class CompactTrainer(HostTrainer):
                 scored = host(model, input_ids, attention_mask, logits_to_keep, **kwargs)
             self._present_window.record(self._running, scored)
             return scored
-        if batch_size is None or torch.is_grad_enabled() or not self.model.training or not self._compacts:
-            return host(model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, **kwargs)
-        columns = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
-        return self._packed_pass(host, model, columns, logits_to_keep, batch_size)
+        return host(model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, **kwargs)
 
     # A window
-
-    @property
-    def _compacts(self) -> bool:
-        return self.args.compacts and not self.aux_loss_enabled
 
     @property
     def _present_window(self) -> Window:
@@ -146,11 +132,6 @@ class CompactTrainer(HostTrainer):
         tokens = sum(padded_tokens([sides[place] for place in places]) for places in packed)
         saved = tokens < (1 - WORTHWHILE) * len(window.sides) * sum(window.full)
         return [len(packed), int(saved or limit is not None)]
-
-    def _agreed(self, wishes: list[int]) -> list[int]:
-        """Returns the largest of each number over all processes, which run as many passes as one another."""
-        local = torch.tensor([wishes], device=self.accelerator.device)
-        return self.accelerator.gather(local).amax(dim=0).tolist()
 
     def _run_turn(self, window: Window, model, inputs, num_items_in_batch, started: float) -> torch.Tensor:
         """Runs the micro-batches that take the place of one of TRL's; returns the sum of their losses."""
@@ -199,50 +180,6 @@ class CompactTrainer(HostTrainer):
             yield
         finally:
             self._metrics["train"], self.accelerator = logged, accelerator
-
-    @contextmanager
-    def _positions_from(self, model, offset: int) -> Generator[None]:
-        if self._is_vlm:
-            # Images have positions of their own kind, which these models take from the attention mask
-            yield
-            return
-        with positions_from(self.accelerator.unwrap_model(model), offset):
-            yield
-
-    # Passes without gradient
-
-    def _packed_pass(self, host: Any, model, columns: Batch, logits_to_keep: int, batch_size: int) -> LogProbs:
-        """Returns what the host's pass returns, with 0 for rows of which no token is attended to."""
-        batch = joined([{key: value for key, value in columns.items() if value is not None}])
-        prompts = batch["input_ids"].size(1) - logits_to_keep
-        mask = batch["attention_mask"]
-        sides = widths(mask[:, :prompts], mask[:, prompts:], self.pad_to_multiple_of)
-        plan = self._planned_pass(sides, mask[:, prompts:].any(dim=1).nonzero().flatten().tolist(), batch_size)
-        found: list[torch.Tensor | None] = [None, None]
-        for rows in plan:
-            side = (max(sides[row][0] for row in rows), max(sides[row][1] for row in rows))
-            part = rows_of(batch, rows, side, (prompts, logits_to_keep))
-            with self._positions_from(model, prompts - side[0]):
-                scored = host(model, part.pop("input_ids"), part.pop("attention_mask"), side[1], **part)
-            for place, values in enumerate(scored[:2]):
-                if values is not None:
-                    whole = found[place]
-                    if whole is None:
-                        whole = found[place] = values.new_zeros(len(sides), logits_to_keep)
-                    whole[rows, : side[1]] = values
-        logps, entropies = found
-        if logps is None:
-            logps = torch.zeros(len(sides), logits_to_keep, device=mask.device)
-        return logps, entropies, None
-
-    def _planned_pass(self, sides: list[Widths], attended: list[int], batch_size: int) -> list[list[int]]:
-        """Returns the rows of each pass, as many as on every other process."""
-        limit = self.args.max_tokens_per_microbatch
-        wanted = [sides[row] for row in attended]
-        count = min(-(-len(sides) // batch_size), len(wanted)) if limit is None else len(pack_within(wanted, limit))
-        (count,) = self._agreed([count])
-        plan = [[attended[place] for place in places] for places in pack(wanted, count)]
-        return plan + [[0]] * (count - len(plan))
 
     # Logs
 
