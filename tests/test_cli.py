@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -439,11 +440,13 @@ def test_dry_run_is_a_table_on_a_terminal(settings, capsys, monkeypatch):
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_yaml_parses(path, workspace):
     values = yaml.safe_load(path.read_text())
-    parser = make_parser()
+    script = import_module(f"trl_dapo.cli.{path.stem}")
+    parser = script.make_parser()
     from_file, _ = parser.unknown_words(["--config", str(path)])
-    launch._launch_args(from_file, parser)
+    launch._launch_args(from_file, parser, script.__name__)
     config = parser.parse(["--config", str(path), "--use_cpu"]).training_args
-    assert config.num_generations == values["num_generations"]
+    checked = {"max_steps", "learning_rate", "num_generations", "reference_free"} & set(values)
+    assert {name: getattr(config, name) for name in checked} == {name: values[name] for name in checked}
 
 
 # ------------------------------------------------------------------------------------------------------------ rewards

@@ -21,7 +21,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
-from trl import GRPOTrainer
+from trl import DPOTrainer, GRPOTrainer, RewardTrainer
 
 import trl_dapo
 from trl_dapo import compat
@@ -34,6 +34,12 @@ ROOT = Path(__file__).parents[1]
 def test_the_installed_trl_has_the_seams():
     assert compat.seam_differences() == []
     compat.check_host()
+
+
+@pytest.mark.parametrize("host", [DPOTrainer, RewardTrainer])
+def test_the_trainers_of_preferences_have_the_seams(host):
+    assert compat.seam_differences(host) == []
+    compat.check_host(host)
 
 
 def test_the_range_is_the_one_that_the_package_declares():
@@ -70,7 +76,9 @@ def test_the_other_end_of_the_range_has_the_seams(pytestconfig):
         "import json\n"
         "from importlib.metadata import version\n"
         "from trl_dapo import compat\n"
-        "compat.check_host()\n"
+        "from trl import DPOTrainer, RewardTrainer\n"
+        "for host in (None, DPOTrainer, RewardTrainer):\n"
+        "    compat.check_host(host)\n"
         "from trl.trainer import grpo_trainer\n"
         "print(json.dumps([version('trl'), grpo_trainer.__file__, compat.seam_differences()]))\n"
     )
@@ -102,7 +110,7 @@ def test_a_release_inside_of_the_range_is_accepted(installed, monkeypatch):
 
 
 def test_a_changed_seam_is_named_with_the_fix(monkeypatch):
-    monkeypatch.setattr(compat, "seam_differences", lambda: ["_generate returns 9 values", "log is gone"])
+    monkeypatch.setattr(compat, "seam_differences", lambda host: ["_generate returns 9 values", "log is gone"])
     message = "differs in what trl_dapo builds on:\n  - _generate returns 9 values\n  - log is gone\n.*'trl==1.16.0'"
     with pytest.raises(ImportError, match=message):
         compat.check_host()
@@ -187,3 +195,31 @@ def test_a_changed_data_flow_is_seen(pattern, replacement, difference, edit_host
     assert edit_host_source(pattern, replacement) == 1
     (found,) = compat.seam_differences()
     assert difference in found
+
+
+# ----------------------------------------------------------------------------------------- the trainers of preferences
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [(host, name) for host in (DPOTrainer, RewardTrainer) for name in compat.PREFERENCE_OVERRIDDEN[host.__name__]],
+)
+def test_a_changed_method_of_a_trainer_of_preferences_is_seen(host, name, monkeypatch):
+    monkeypatch.setattr(host, name, lambda self, everything: None)
+    (found,) = compat.seam_differences(host)
+    assert found.startswith(f"{name} takes (self, everything) instead of (self, ")
+    monkeypatch.undo()
+    if name != "__init__":
+        monkeypatch.delattr(host, name)
+        assert compat.seam_differences(host) == [f"{host.__name__} does not define {name}"]
+
+
+def test_another_order_of_what_is_gathered_is_seen(monkeypatch):
+    original = inspect.getsource(sys.modules[DPOTrainer.__module__])
+    source, count = re.subn(r"gather\(margins\)", "gather(chosen_rewards)", original)
+    assert count > 0
+    monkeypatch.setattr(compat.inspect, "getsource", lambda module: source)
+    (found,) = compat.seam_differences(DPOTrainer)
+    assert found.startswith(
+        "_compute_loss gathers ('chosen_rewards', 'rejected_rewards', 'reward_accuracies', 'chosen_r"
+    )

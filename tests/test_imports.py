@@ -20,6 +20,7 @@ TRAINERS = {"trainer", "replay", "shaping", "grpo", "update", "passes", "dpo", "
 
 # What a leaf module may import besides the standard library: of other packages, and of this one
 LEAVES = {
+    "calibration": ({"torch"}, set()),
     "checkpoints": (set(), set()),
     "environments": (set(), set()),
     "loss": ({"torch"}, set()),
@@ -29,12 +30,32 @@ LEAVES = {
     "plain": ({"torch"}, set()),
     "positions": ({"torch", "accelerate.utils", "transformers"}, set()),
     "shared_prompts": ({"torch", "transformers"}, {"positions"}),
+    "preferences": ({"torch", "datasets"}, set()),
+    "promotion": (set(), set()),
+    "quantization": ({"torch"}, set()),
     "token_weights": ({"torch"}, set()),
     "window": ({"torch"}, {"batch_rows", "microbatch"}),
     "rewards": (set(), set()),
     "rewards.columns": (set(), set()),
     "rewards.failures": ({"torch"}, set()),
+    "rewards.loading": (
+        {
+            "torch",
+            "accelerate",
+            "peft",
+            "peft.utils.constants",
+            "safetensors",
+            "transformers",
+            "transformers.utils",
+        },
+        {"quantization"},
+    ),
+    "rewards.model": (
+        {"torch", "accelerate.logging", "transformers"},
+        {"rewards.loading", "rewards.statistics"},
+    ),
     "rewards.overlong": ({"trl.rewards"}, set()),
+    "rewards.statistics": ({"torch"}, set()),
     "sampling": (set(), set()),
     "sampling.groups": ({"torch"}, set()),
     "sampling.history": (set(), set()),

@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import DAPOConfig
+    from .dpo import DPOTrainer
+    from .dpo_config import DPOConfig
     from .grpo import GRPOTrainer
     from .grpo_config import GRPOConfig
     from .ppo import PPOTrainer
     from .ppo_config import PPOConfig
+    from .reward import RewardTrainer
+    from .reward_config import RewardConfig
+    from .rewards.model import RewardModelFunction
     from .trainer import DAPOTrainer
 
 __version__ = "0.1.0"
@@ -21,20 +26,30 @@ __version__ = "0.1.0"
 __all__ = [
     "DAPOConfig",
     "DAPOTrainer",
+    "DPOConfig",
+    "DPOTrainer",
     "GRPOConfig",
     "GRPOTrainer",
     "PPOConfig",
     "PPOTrainer",
+    "RewardConfig",
+    "RewardModelFunction",
+    "RewardTrainer",
     "__version__",
 ]
 
 _HOMES = {
     "DAPOConfig": ".config",
     "DAPOTrainer": ".trainer",
+    "DPOConfig": ".dpo_config",
+    "DPOTrainer": ".dpo",
     "GRPOConfig": ".grpo_config",
     "GRPOTrainer": ".grpo",
     "PPOConfig": ".ppo_config",
     "PPOTrainer": ".ppo",
+    "RewardConfig": ".reward_config",
+    "RewardModelFunction": ".rewards.model",
+    "RewardTrainer": ".reward",
 }
 
 

@@ -1,7 +1,7 @@
 """
 Which TRL this is, and whether the parts of it that we build on are the ones we know.
 
-The package overrides, calls and replaces private methods of [`~trl.GRPOTrainer`], its seams, and TRL promises none of
+The package overrides, calls and replaces private methods of TRL's trainers, its seams, and TRL promises none of
 them. Here they are written down, read off the class and its source and never off an instance: no model, no trainer.
 The invariant: a release that passes [`check_host`] differs from the tested ones only in what is not listed here.
 """
@@ -95,13 +95,65 @@ ATTRIBUTES = (
     "reward_weights",
 )
 
+# The same of the trainers that learn from preferences, by the name of their host
+PREFERENCE_OVERRIDDEN = {
+    "RewardTrainer": {
+        "__init__": (
+            "self",
+            "model",
+            "args",
+            "data_collator",
+            "train_dataset",
+            "eval_dataset",
+            "processing_class",
+            "compute_metrics",
+            "callbacks",
+            "optimizers",
+            "optimizer_cls_and_kwargs",
+            "preprocess_logits_for_metrics",
+            "quantization_config",
+            "peft_config",
+        ),
+        "_prepare_dataset": ("self", "dataset", "processing_class", "args", "dataset_name"),
+        "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
+        "log": ("self", "logs", "start_time"),
+    },
+    "DPOTrainer": {
+        "__init__": (
+            "self",
+            "model",
+            "ref_model",
+            "args",
+            "data_collator",
+            "train_dataset",
+            "eval_dataset",
+            "processing_class",
+            "compute_metrics",
+            "callbacks",
+            "optimizers",
+            "quantization_config",
+            "peft_config",
+        ),
+        "_prepare_dataset": ("self", "dataset", "processing_class", "args", "dataset_name"),
+        "_precompute_ref_logps": ("self", "dataset", "name", "batch_size"),
+        "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
+    },
+}
 
-def check_host() -> None:
+# What DPO's loss gathers over processes as rows, in order; the means of these are all that it keeps
+DPO_GATHERED = ("chosen_rewards", "rejected_rewards", "reward_accuracies", "margins", "chosen_logps", "rejected_logps")
+
+
+def check_host(host: type | None = None) -> None:
     """
     Raise `ImportError` unless the installed TRL is in the supported range and its seams are the known ones.
 
     The message names the installed version, the range and the fix. The version is looked at first, without importing
     TRL, so that a release which fails to import here is named too.
+
+    Args:
+        host (`type`, *optional*, defaults to [`~trl.GRPOTrainer`]):
+            The trainer of TRL's that is built on.
     """
     installed = version("trl")
     if not SpecifierSet(SUPPORTED_TRL).contains(installed, prereleases=True):
@@ -109,7 +161,7 @@ def check_host() -> None:
             f"trl_dapo supports trl{SUPPORTED_TRL}, but trl {installed} is installed. Install a supported release: "
             f"`pip install 'trl{SUPPORTED_TRL}'`."
         )
-    differences = seam_differences()
+    differences = seam_differences(host)
     if differences:
         listed = "".join(f"\n  - {difference}" for difference in differences)
         raise ImportError(
@@ -130,13 +182,16 @@ def seam_differences(host: type | None = None) -> list[str]:
     if host is None:
         # Here and not above: the import takes seconds, and fails on some releases that `check_host` has to name.
         from trl.trainer.grpo_trainer import GRPOTrainer as host
+    if host.__name__ in PREFERENCE_OVERRIDDEN:
+        return _preference_differences(host)
     missing = [name for name in (*OVERRIDDEN, *CALLED) if name not in vars(host)]
     if missing:
         return [f"{host.__name__} does not define {name}" for name in missing]
     nodes = list(ast.walk(_class_body(host)))
     methods = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
     return [
-        *_signature_differences(host),
+        *_signature_differences(host, OVERRIDDEN),
+        *_call_differences(host),
         *_return_differences(methods),
         *_unpacking_differences(nodes),
         *_scoring_differences(methods["_generate_and_score_completions"]),
@@ -150,12 +205,42 @@ def _class_body(host: type) -> ast.ClassDef:
     return next(node for node in module.body if isinstance(node, ast.ClassDef) and node.name == host.__name__)
 
 
-def _signature_differences(host: type) -> list[str]:
+def _preference_differences(host: type) -> list[str]:
+    overridden = PREFERENCE_OVERRIDDEN[host.__name__]
+    missing = [name for name in overridden if name not in vars(host)]
+    if missing:
+        return [f"{host.__name__} does not define {name}" for name in missing]
+    return [*_signature_differences(host, overridden), *_gather_differences(_class_body(host))]
+
+
+def _gather_differences(body: ast.ClassDef) -> list[str]:
+    if body.name != "DPOTrainer":
+        return []
     differences = []
-    for name, expected in OVERRIDDEN.items():
+    # With Liger kernels, TRL before 1.14 computes the loss in a method of its own
+    for method in body.body:
+        if isinstance(method, ast.FunctionDef) and method.name.startswith("_compute_loss"):
+            calls = [node for node in ast.walk(method) if isinstance(node, ast.Call)]
+            gathers = [node for node in calls if ast.unparse(node.func) == "self.accelerator.gather"]
+            found = tuple(
+                ast.unparse(node.args[0]) for node in sorted(gathers, key=lambda node: (node.lineno, node.col_offset))
+            )
+            if found != DPO_GATHERED:
+                differences.append(f"{method.name} gathers {found} instead of {DPO_GATHERED}")
+    return differences
+
+
+def _signature_differences(host: type, overridden: dict[str, tuple[str, ...]]) -> list[str]:
+    differences = []
+    for name, expected in overridden.items():
         found = tuple(inspect.signature(getattr(host, name)).parameters)
         if found != expected:
             differences.append(f"{name} takes ({', '.join(found)}) instead of ({', '.join(expected)})")
+    return differences
+
+
+def _call_differences(host: type) -> list[str]:
+    differences = []
     for name, (positional, keywords) in CALLED.items():
         signature = inspect.signature(getattr(host, name))
         try:

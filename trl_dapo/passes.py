@@ -49,12 +49,7 @@ class PackedPassesTrainer(HostTrainer):
             return host(model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, **kwargs)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
         batch = joined([{key: value for key, value in given.items() if value is not None}])
-        scoring = Scoring(host, model, batch, logits_to_keep, self.pad_to_multiple_of)
-        if self._shares(scoring):
-            self._score_groups(scoring, self.args.max_tokens_per_microbatch or batch_size * sum(scoring.full))
-        else:
-            self._score(scoring, batch_size)
-        return scoring.scores()
+        return self._scored(Scoring(host, model, batch, logits_to_keep, self.pad_to_multiple_of), batch_size)
 
     @property
     def _compacts(self) -> bool:
@@ -86,6 +81,13 @@ class PackedPassesTrainer(HostTrainer):
         return self._traits[trait, backbone]
 
     # A pass
+
+    def _scored(self, scoring: "Scoring", batch_size: int) -> LogProbs:
+        if self._shares(scoring):
+            self._score_groups(scoring, self.args.max_tokens_per_microbatch or batch_size * sum(scoring.full))
+        else:
+            self._score(scoring, batch_size)
+        return scoring.scores()
 
     def _planned(self, scoring: "Scoring", batch_size: int) -> list[list[int]]:
         """Returns the rows of each pass; where the model is sharded, as many passes as on every other process."""

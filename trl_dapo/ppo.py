@@ -23,6 +23,7 @@ from . import advantages, critic
 from .batch_rows import Batch, joined, rows_of
 from .config import settled
 from .grpo import GRPOTrainer, model_name
+from .passes import Scoring
 from .ppo_config import PPOConfig
 from .quantization import ADAPTER_DTYPES
 from .rewards.adapter import AdapterReward
@@ -210,9 +211,10 @@ class PPOTrainer(GRPOTrainer):
         ids, mask, tokens = _sequences(output)
         size = self._rows_at_once
         with torch.no_grad(), self._critic.selected():
-            if self._compacts:
-                columns = {"input_ids": ids, "attention_mask": mask}
-                return self._packed_pass(self._valued, self._critic.model, columns, tokens, size)[0]
+            if self._compacts and self.model.training:
+                batch = {"input_ids": ids, "attention_mask": mask}
+                scoring = Scoring(self._valued, self._critic.model, batch, tokens, self.pad_to_multiple_of)
+                return self._scored(scoring, size)[0]
             starts = range(0, len(ids), size)
             return torch.cat([self._valued(None, ids[i : i + size], mask[i : i + size], tokens)[0] for i in starts])
 

@@ -16,7 +16,8 @@ trainer = GRPOTrainer(model, arena_accuracy, train_dataset=train_dataset(2048), 
 
 from .data import held_out_dataset, train_dataset
 from .evaluation import ArenaScore, Sample, evaluate
-from .model import build_model, load_warm_start
+from .model import build_model, load_reward_start, load_warm_start
+from .preferences import preference_dataset
 from .task import LENGTHS, Problem, arena_accuracy, is_held_out, is_sound, parse_prompt, style_of
 from .tokenizer import build_tokenizer
 
@@ -33,8 +34,10 @@ __all__ = [
     "held_out_dataset",
     "is_held_out",
     "is_sound",
+    "load_reward_start",
     "load_warm_start",
     "parse_prompt",
+    "preference_dataset",
     "style_of",
     "train_dataset",
 ]

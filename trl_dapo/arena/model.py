@@ -1,12 +1,19 @@
 """
-The arena's policy: a Llama of 109 thousand parameters, random or warm-started from the weights in this package.
+The arena's models: a Llama of 109 thousand parameters, random or warm-started from the weights in this package, as a
+policy or under the head of a reward model.
 """
 
 from importlib.resources import as_file, files
 
 import torch
 from safetensors.torch import load_model
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from .tokenizer import build_tokenizer
 
@@ -54,3 +61,19 @@ def load_warm_start() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     with as_file(files("trl_dapo.arena") / WARM_START_FILE) as path:
         load_model(model, path)
     return model, build_tokenizer()
+
+
+def load_reward_start(seed: int = 0) -> tuple[LlamaForSequenceClassification, PreTrainedTokenizerFast]:
+    """
+    Reward model to be trained, the warm start under a random head of one label, and its tokenizer.
+
+    The head is a function of `seed`; the global random state stays as it was.
+    """
+    policy, tokenizer = load_warm_start()
+    config = LlamaConfig.from_dict({**policy.config.to_dict(), "num_labels": 1})
+    config._name_or_path = "arena"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForSequenceClassification(config)
+    model.model.load_state_dict(policy.model.state_dict())
+    return model, tokenizer

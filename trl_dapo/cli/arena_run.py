@@ -84,9 +84,9 @@ def is_arena_run(values: dict[str, Any]) -> bool:
     return not model
 
 
-def settle_arena_run(values: dict[str, Any], given: Set[str]) -> None:
+def settle_arena_run(values: dict[str, Any], given: Set[str], settings: dict[str, Any] = SETTINGS) -> None:
     """Gives `values` the arena's settings where the user gave none of his own."""
-    for name, setting in SETTINGS.items():
+    for name, setting in settings.items():
         if not {name, *STANDS_BACK_FOR.get(name, ())} & given:
             values[name] = setting
 
@@ -98,6 +98,11 @@ def check_arena_run(args: DAPOConfig, model_args: ModelConfig) -> None:
             f"beta={args.beta} needs a reference model, which is loaded by name, and the built-in model has none. "
             "Leave beta out, add --use_peft, or give model_name_or_path and dataset_name."
         )
+    check_not_quantized(model_args)
+
+
+def check_not_quantized(model_args: ModelConfig) -> None:
+    """Raises [`UsageError`] where the built-in model would be quantized."""
     for name in ("load_in_4bit", "load_in_8bit"):
         if getattr(model_args, name):
             raise UsageError(

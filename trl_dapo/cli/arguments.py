@@ -1,5 +1,5 @@
 """
-The arguments of `trl-dapo dapo`: TRL's, parsed by TRL's parser, with errors of one line and DAPO's toggles that yield.
+The arguments of a command: TRL's, parsed by TRL's parser, with errors of one line and DAPO's toggles that yield.
 
 The parser knows which fields were given, in the file or on the command line, and settles the others before any config
 is constructed; the configs themselves stay as strict as they are in Python.
@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn, cast
 
 import torch
+from transformers import TrainingArguments
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
-
-from trl_dapo.config import DAPOConfig
 
 from .arena_run import is_arena_run, settle_arena_run
 from .batch import check_batch
@@ -59,13 +58,13 @@ class DAPOScriptArguments(ScriptArguments):
 class Arguments(NamedTuple):
     """What is parsed, in the order of the parameters of the script's `main`."""
 
-    script_args: DAPOScriptArguments
-    training_args: DAPOConfig
+    script_args: Any
+    training_args: Any
     model_args: ModelConfig
     dataset_args: DatasetMixtureConfig
 
 
-class DAPOParser(TrlParser):
+class CommandParser(TrlParser):
     """
     TRL's parser, whose every error is a [`UsageError`].
 
@@ -87,7 +86,10 @@ class DAPOParser(TrlParser):
     def plan_for(self, processes: int) -> None:
         """Makes configs for a run on that many processes, none of which is this one."""
         self.processes = processes
-        kinds = [_planned(processes) if kind is DAPOConfig else kind for kind in self.dataclass_types]
+        kinds = [
+            _planned(kind, processes) if issubclass(cast(type, kind), TrainingArguments) else kind
+            for kind in self.dataclass_types
+        ]
         self.dataclass_types = cast(list, kinds)
 
     def parse(self, argv: list[str]) -> Arguments:
@@ -131,18 +133,12 @@ class DAPOParser(TrlParser):
         except (ValueError, TypeError, ImportError, OSError) as error:
             raise UsageError(one_line(error)) from error
         for one in parsed:
-            if isinstance(one, DAPOScriptArguments):
-                one.notes = self.notes
+            if isinstance(one, ScriptArguments):
+                cast(Any, one).notes = self.notes
         return parsed
 
     def _settle(self, values: dict[str, Any], given: set[str]) -> None:
-        if isinstance(values["reward_funcs"], str):
-            # A single name in a file
-            values["reward_funcs"] = [values["reward_funcs"]]
-        if is_arena_run(values):
-            settle_arena_run(values, given)
-        self.notes = yield_to_given(values, given)
-        check_batch(values, self.processes)
+        """Gives the fields that were not given the values that they have in this command."""
 
     def _written(self, args: Iterable[str] | None) -> set[str]:
         """Returns the fields that the command line itself sets."""
@@ -163,6 +159,19 @@ class DAPOParser(TrlParser):
             if isinstance(action, argparse._SubParsersAction):
                 for parser in action.choices.values():
                     parser._take_file(values)
+
+
+class DAPOParser(CommandParser):
+    """The parser of `trl-dapo dapo`."""
+
+    def _settle(self, values: dict[str, Any], given: set[str]) -> None:
+        if isinstance(values["reward_funcs"], str):
+            # A single name in a file
+            values["reward_funcs"] = [values["reward_funcs"]]
+        if is_arena_run(values):
+            settle_arena_run(values, given)
+        self.notes = yield_to_given(values, given)
+        check_batch(values, self.processes)
 
 
 def _without_config_flag(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -194,8 +203,8 @@ def _check_type(action: argparse.Action, value: Any) -> None:
         raise UsageError(f"{action.dest}: {value!r} in the config file is none of {list(action.choices)}.{quotes}")
 
 
-def _planned(processes: int) -> type[DAPOConfig]:
-    class PlannedConfig(DAPOConfig):
+def _planned(kind: Any, processes: int) -> type[TrainingArguments]:
+    class PlannedConfig(kind):
         """A config for processes that are not started yet."""
 
         @property
@@ -203,7 +212,7 @@ def _planned(processes: int) -> type[DAPOConfig]:
             return processes
 
         @property
-        def _setup_devices(self) -> torch.device:  # ty: ignore[incompatible-property-override]
+        def _setup_devices(self) -> torch.device:
             # The process that launches must not take memory on the device that the run needs
             self.distributed_state, self._n_gpu = None, 1
             return torch.device("cpu")

@@ -17,12 +17,15 @@ from trl_dapo.cli.arena_run import arena_run, check_arena_run
 from trl_dapo.cli.arguments import DAPOParser, DAPOScriptArguments
 from trl_dapo.cli.config_file import read_config_file, split_config_flag
 from trl_dapo.cli.data import column_names, load_data
+from trl_dapo.cli.dry_run import print_dry_run
 from trl_dapo.cli.errors import UsageError, one_line, report
-from trl_dapo.cli.preflight import checkpoint
+from trl_dapo.cli.preflight import checkpoint, preflight
 from trl_dapo.cli.rewards import check_columns, reward_functions
 from trl_dapo.config import DAPOConfig
 from trl_dapo.trainer import DAPOTrainer
 
+
+__all__ = ["main", "make_parser", "preflight", "print_dry_run", "run_script"]
 
 logger = get_logger(__name__)
 

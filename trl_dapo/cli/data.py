@@ -8,12 +8,10 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DatasetsError
-from trl import DatasetMixtureConfig, get_dataset
+from trl import DatasetMixtureConfig, ScriptArguments, get_dataset
 
-from trl_dapo.config import DAPOConfig
 from trl_dapo.planning import check_dataset
 
-from .arguments import DAPOScriptArguments
 from .errors import UsageError, one_line
 
 
@@ -28,14 +26,31 @@ class Data:
     evaluation: Any
 
 
-def load_data(script_args: DAPOScriptArguments, training_args: DAPOConfig, dataset_args: DatasetMixtureConfig) -> Data:
+def load_data(script_args: ScriptArguments, training_args: Any, dataset_args: DatasetMixtureConfig) -> Data:
     """Returns the splits that the arguments name, each with prompts, or raises [`UsageError`]."""
+    data = load_splits(script_args, training_args, dataset_args)
+    _check_prompts("dataset_train_split", script_args.dataset_train_split, data.train)
+    if data.evaluation is not None:
+        _check_prompts("dataset_test_split", script_args.dataset_test_split, data.evaluation)
+    try:
+        check_dataset(data.train, training_args)
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
+    return data
+
+
+def load_splits(script_args: ScriptArguments, training_args: Any, dataset_args: DatasetMixtureConfig) -> Data:
+    """Returns the splits that the arguments name, whatever is in them, or raises [`UsageError`]."""
     dataset = _load(script_args, dataset_args)
     train = _split(dataset, "dataset_train_split", script_args.dataset_train_split)
     evaluation = None
     if training_args.eval_strategy != "no":
         evaluation = _split(dataset, "dataset_test_split", script_args.dataset_test_split)
-    _check_rows(train, training_args)
+    if isinstance(train, IterableDataset) and training_args.max_steps <= 0:
+        raise UsageError(
+            f"max_steps={training_args.max_steps}: a streamed dataset has no length. Set max_steps to the number of "
+            "optimizer steps."
+        )
     return Data(train, evaluation)
 
 
@@ -44,7 +59,7 @@ def column_names(rows: Rows) -> Sequence[str]:
     return rows.column_names or list(next(iter(rows), {}))
 
 
-def _load(script_args: DAPOScriptArguments, dataset_args: DatasetMixtureConfig) -> Any:
+def _load(script_args: ScriptArguments, dataset_args: DatasetMixtureConfig) -> Any:
     named = "datasets" if dataset_args.datasets else f"dataset_name={script_args.dataset_name}"
     try:
         if dataset_args.datasets:
@@ -63,22 +78,13 @@ def _split(dataset: Any, field: str, name: str) -> Rows:
             f"{field}={name}: the dataset has no such split; it has {', '.join(dataset)}. To mend it, {fix}name one "
             "of these."
         )
-    columns = column_names(dataset[name])
+    return dataset[name]
+
+
+def _check_prompts(field: str, name: str, rows: Rows) -> None:
+    columns = column_names(rows)
     if "prompt" not in columns:
         raise UsageError(
             f"{field}={name}: the dataset has no column `prompt`; it has {', '.join(columns) or 'none'}. Rename the "
             "column that holds the prompts."
         )
-    return dataset[name]
-
-
-def _check_rows(train: Rows, training_args: DAPOConfig) -> None:
-    if isinstance(train, IterableDataset) and training_args.max_steps <= 0:
-        raise UsageError(
-            f"max_steps={training_args.max_steps}: a streamed dataset has no length. Set max_steps to the number of "
-            "optimizer steps."
-        )
-    try:
-        check_dataset(train, training_args)
-    except ValueError as error:
-        raise UsageError(one_line(error)) from error

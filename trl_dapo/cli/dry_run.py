@@ -36,6 +36,22 @@ def print_dry_run(arguments: Arguments) -> None:
         _print_lines(sections, lines, remarks)
 
 
+def print_config(arguments: Arguments, host: Any) -> None:
+    """Prints what differs from the defaults of a config of TRL's that the command's own extends."""
+    script_args, training_args, model_args, dataset_args = arguments
+    inherited = {own.name for own in fields(host)}
+    own_fields = [(own.name, getattr(training_args, own.name)) for own in fields(training_args)]
+    sections = [
+        ("script", _changed(script_args) + _changed(model_args) + _changed(dataset_args)),
+        ("trl_dapo", [(name, value) for name, value in own_fields if name not in inherited]),
+        (f"config, where it differs from {host.__name__}'s defaults", _changed(training_args, host)),
+    ]
+    if sys.stdout.isatty():
+        _print_tables(sections, [], script_args.notes)
+    else:
+        _print_lines(sections, [], script_args.notes)
+
+
 def _dapo_fields(args: DAPOConfig) -> list[tuple[str, Any]]:
     inherited = {own.name for own in fields(GRPOConfig)}
     own = [one.name for one in fields(DAPOConfig) if one.name not in inherited]
@@ -69,8 +85,9 @@ def _print_lines(sections: list[Section], lines: list[str], remarks: list[str]) 
         print(f"# {title}")
         for name, value in pairs:
             print(f"{name}: {value}")
-    print("# batch")
-    print("\n".join(lines))
+    if lines:
+        print("# batch")
+        print("\n".join(lines))
     for remark in remarks:
         print(f"note: {remark}")
 

@@ -1,5 +1,5 @@
 """
-`trl-dapo dapo`: checks the run, then starts it with `accelerate launch`, as TRL starts its own scripts.
+A training command: checks the run, then starts it with `accelerate launch`, as TRL starts its own scripts.
 """
 
 import argparse
@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -16,35 +17,30 @@ from .errors import UsageError, one_line
 
 
 if TYPE_CHECKING:
-    from .arguments import DAPOParser
-
-SCRIPT = "trl_dapo.cli.dapo"
+    from .arguments import CommandParser
 
 # One process on the CPU, and every value that accelerate would otherwise warn about
 ON_CPU = ["--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
-def run(argv: list[str]) -> int:
-    """Runs the command and returns its exit code."""
+def run(command: str, argv: list[str]) -> int:
+    """Runs a command and returns its exit code."""
     argv = split_config_flag(argv)
     set_environment(read_config_file(argv))
     # These take seconds, and read the environment
-    from .dapo import make_parser
-    from .dry_run import print_dry_run
-    from .preflight import preflight
-
-    parser = make_parser(prog="trl-dapo dapo")
+    script = import_module(f".{command}", __package__)
+    parser = script.make_parser(prog=f"trl-dapo {command}")
     from_file, from_command_line = parser.unknown_words(argv)
-    launch_args = _launch_args(from_file + from_command_line, parser)
+    launch_args = _launch_args(from_file + from_command_line, parser, script.__name__)
     parser.plan_for(_processes(launch_args))
     with _quietly():
         arguments = parser.parse(argv)
-        preflight(arguments)
+        script.preflight(arguments)
     if arguments.script_args.dry_run:
-        print_dry_run(arguments)
+        script.print_dry_run(arguments)
         return 0
     if arguments.training_args.use_cpu and not from_file + from_command_line:
-        launch_args = _launch_args(ON_CPU, parser)
+        launch_args = _launch_args(ON_CPU, parser, script.__name__)
     launch_args.training_script_args = without_words(argv, from_command_line)
     return _launch(launch_args)
 
@@ -74,7 +70,7 @@ def _quietly() -> Generator[None]:
         yield
 
 
-def _launch_args(words: list[str], parser: "DAPOParser") -> argparse.Namespace:
+def _launch_args(words: list[str], parser: "CommandParser", script: str) -> argparse.Namespace:
     """Returns the arguments of `accelerate launch`; a word that it does not know either is a [`UsageError`]."""
     from accelerate.commands.launch import launch_command_parser
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
@@ -83,8 +79,8 @@ def _launch_args(words: list[str], parser: "DAPOParser") -> argparse.Namespace:
         word = next((word for word in message.split() if word.startswith("--")), "")
         nearest = parser.nearest_option(word) if word else None
         raise UsageError(
-            f"{message}: neither a field of DAPOConfig or TRL nor an option of `accelerate launch`."
-            + (f" Did you mean {nearest}?" if nearest else " See `trl-dapo dapo --help`.")
+            f"{message}: neither an argument of {parser.prog} nor an option of `accelerate launch`."
+            + (f" Did you mean {nearest}?" if nearest else f" See `{parser.prog} --help`.")
         )
 
     launcher = launch_command_parser()
@@ -94,8 +90,8 @@ def _launch_args(words: list[str], parser: "DAPOParser") -> argparse.Namespace:
     except ValueError as error:
         raise UsageError(f"--accelerate_config: {one_line(error)}") from error
     # As a module, so that the script's folder does not come before the user's own modules
-    args, unknown = launcher.parse_known_args([*words, "--module", SCRIPT])
-    if unknown or args.training_script != SCRIPT:
+    args, unknown = launcher.parse_known_args([*words, "--module", script])
+    if unknown or args.training_script != script:
         refuse(f"unrecognized arguments: {' '.join(unknown or words)}")
     return args
 

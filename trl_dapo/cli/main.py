@@ -4,6 +4,7 @@ The console script: picks the command. No torch in here, so that help and versio
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from trl_dapo import __version__
 
@@ -11,12 +12,15 @@ from .errors import UsageError, report
 
 
 INTERRUPTED = 130
+TRAINING = ("dapo", "reward", "dpo")
 
 HELP = """\
-usage: trl-dapo [--help] [--version] {dapo,demo} ...
+usage: trl-dapo [--help] [--version] {dapo,reward,dpo,demo} ...
 
 commands:
   dapo    train with DAPO: flags and YAML of `trl grpo`, and a built-in task where no model and dataset are named
+  reward  train a reward model: flags and YAML of `trl reward`, and the built-in task's preferences
+  dpo     train with DPO: flags and YAML of `trl dpo`, and the built-in task's preferences
   demo    see DAPO at work on the built-in task, on a CPU
 
 `trl-dapo <command> --help` lists the options of a command.
@@ -45,15 +49,17 @@ def _run(first: str, rest: list[str]) -> int:
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
-    if name == "dapo":
+    if name in TRAINING:
         from .launch import run
 
-        return run
+        return partial(run, name)
     if name == "demo":
         from .demo import main as demo
 
         return demo
-    raise UsageError(f"{name!r} is not a command: the commands are dapo and demo. See `trl-dapo --help`.")
+    raise UsageError(
+        f"{name!r} is not a command: the commands are {', '.join(TRAINING)} and demo. See `trl-dapo --help`."
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ What can be checked before processes are started and a model is loaded.
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from trl_dapo.checkpoints import choose, read_state
@@ -39,20 +40,26 @@ def preflight(arguments: Arguments) -> None:
 
 def checkpoint(args: DAPOConfig) -> Any:
     """Returns the checkpoint to resume from: a folder, `True` for the last one in `output_dir`, or `None`."""
-    asked = args.resume_from_checkpoint
+    asked = asked_checkpoint(args)
+    if asked:
+        try:
+            read_state(choose(str(get_last_checkpoint(args.output_dir) if asked is True else asked))[0])
+        except ValueError as error:
+            raise UsageError(one_line(error)) from error
+    return asked
+
+
+def asked_checkpoint(args: TrainingArguments) -> Any:
+    """Returns what [`checkpoint`] returns, whichever trainer wrote it."""
+    asked: Any = args.resume_from_checkpoint
     if isinstance(asked, str) and asked.lower() in ("true", "false"):
         # The command line gives words
         asked = asked.lower() == "true"
     if asked is True:
-        if not Path(str(args.output_dir)).is_dir() or get_last_checkpoint(args.output_dir) is None:
+        if not Path(str(args.output_dir)).is_dir() or get_last_checkpoint(str(args.output_dir)) is None:
             raise UsageError(f"resume_from_checkpoint=True: there is no checkpoint in output_dir={args.output_dir}.")
     elif asked and not Path(asked).is_dir():
         raise UsageError(f"resume_from_checkpoint={asked}: there is no such folder.")
-    if asked:
-        try:
-            read_state(choose(get_last_checkpoint(args.output_dir) if asked is True else asked)[0])
-        except ValueError as error:
-            raise UsageError(one_line(error)) from error
     return asked or None
 
 

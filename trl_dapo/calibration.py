@@ -1,0 +1,85 @@
+"""
+How far the rewards of pairs can be trusted: calibration, ties, and what length has to do with them.
+
+Pure. A pair's margin is `r(x, y+) - r(x, y-)`, and `sigmoid(margin)` is the probability that a Bradley-Terry model
+gives to the preference in the data. The invariant: nothing here hangs on how rewards are shifted, all alike.
+"""
+
+import math
+
+import torch
+
+
+def expected_calibration_error(margins_B: torch.Tensor, bins: int = 10) -> float:
+    r"""
+    Returns the expected calibration error of a reward model's choices, from 0 (calibrated) to 1; NaN without pairs.
+
+    The model chooses the completion with the higher reward, and its confidence is `sigmoid(|margin|)`:
+
+        ECE = sum_b n_b / N * |accuracy_b - confidence_b|
+
+    over `bins` bins of equal width from 0.5 to 1 (Guo et al. 2017, https://huggingface.co/papers/1706.04599, Eq. 3).
+    Which completion is chosen is known, so the plain probability `sigmoid(margin)` has no wrong outcomes to be
+    calibrated against; confidence in a choice has.
+
+    Args:
+        margins_B (`torch.Tensor`):
+            Margins of pairs, shape `(B,)`. A margin of 0 is a choice by coin: confidence 0.5, half right.
+        bins (`int`, *optional*, defaults to `10`):
+            Number of bins.
+    """
+    margins_B = margins_B.double()
+    if len(margins_B) == 0:
+        return math.nan
+    confidence_B = torch.sigmoid(margins_B.abs())
+    correct_B = (margins_B.sign() + 1) / 2
+    bin_B = ((confidence_B - 0.5) * 2 * bins).long().clamp(max=bins - 1)
+    gaps = torch.zeros(bins, dtype=torch.float64, device=margins_B.device)
+    gaps.index_add_(0, bin_B, correct_B - confidence_B)  # n_b * (accuracy_b - confidence_b)
+    return (gaps.abs().sum() / len(margins_B)).item()
+
+
+def brier_score(margins_B: torch.Tensor) -> float:
+    r"""
+    Returns the Brier score `mean((1 - sigmoid(margin))**2)`, from 0 to 1; NaN without pairs.
+
+    0.25 is what a model that always says one half gets. Args: margins of pairs, shape `(B,)`.
+    """
+    return torch.sigmoid(-margins_B.double()).square().mean().item()
+
+
+def pearson_correlation(x_B: torch.Tensor, y_B: torch.Tensor) -> float:
+    """Returns Pearson's correlation of two tensors of shape `(B,)`; NaN where one of them does not vary."""
+    x_B, y_B = x_B.double(), y_B.double()
+    if len(x_B) < 2 or x_B.min() == x_B.max() or y_B.min() == y_B.max():
+        return math.nan
+    return torch.corrcoef(torch.stack([x_B, y_B]))[0, 1].clamp(-1, 1).item()
+
+
+def pair_metrics(rewards_B2: torch.Tensor, lengths_B2: torch.Tensor) -> dict[str, float]:
+    """
+    Returns what a reward trainer logs of its pairs besides TRL's `accuracy` and `margin`; NaN where nothing counts.
+
+    - `calibration_error`, `brier_score`: see the functions of this module.
+    - `ties`: share of the pairs with equal rewards, which `accuracy` counts as wrong.
+    - `accuracy_chosen_longer`, `accuracy_chosen_shorter`: accuracy where the chosen completion has more, or fewer,
+      tokens. A model that has learnt length alone has 1 and 0.
+    - `reward_length_correlation`: of all completions.
+
+    Args:
+        rewards_B2 (`torch.Tensor`):
+            Rewards of the chosen and the rejected completions, shape `(B, 2)`.
+        lengths_B2 (`torch.Tensor`):
+            Their lengths in tokens, prompt included, shape `(B, 2)`.
+    """
+    margins_B = rewards_B2[:, 0] - rewards_B2[:, 1]
+    longer_B = lengths_B2[:, 0] - lengths_B2[:, 1]
+    correct_B = (margins_B > 0).double()
+    return {
+        "calibration_error": expected_calibration_error(margins_B),
+        "brier_score": brier_score(margins_B),
+        "ties": (margins_B == 0).double().mean().item(),
+        "accuracy_chosen_longer": correct_B[longer_B > 0].mean().item(),
+        "accuracy_chosen_shorter": correct_B[longer_B < 0].mean().item(),
+        "reward_length_correlation": pearson_correlation(rewards_B2.flatten(), lengths_B2.flatten()),
+    }
