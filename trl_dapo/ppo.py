@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather, is_peft_model
+from accelerate.utils import gather
 from peft import PeftModel
 from transformers import TrainerCallback
 from trl.trainer.utils import disable_dropout_in_model
@@ -80,7 +80,8 @@ class PPOTrainer(GRPOTrainer):
         )
         _check_arguments(given.arguments)
         critic.check_value_adapter(model, given.arguments.get("peft_config"), value_peft_config)
-        if args.reward_adapter is not None and given.arguments.get("peft_config") is None and not is_peft_model(model):
+        has_adapter = given.arguments.get("peft_config") is not None or isinstance(model, PeftModel)
+        if args.reward_adapter is not None and not has_adapter:
             raise ValueError(
                 f"reward_adapter={args.reward_adapter!r} stands beside the policy's adapter, and the policy has none. "
                 "Give `peft_config`, or use the reward model as one of `reward_funcs`."
