@@ -2,8 +2,8 @@
 What PPO's critic, reference and reward model cost beside GRPO, when all of them stand on one 4-bit base.
 
 Two figures, each against GRPO on the same base: the bytes of parameters and buffers with all four roles, and the time
-of a rollout's passes and updates on the same rows. Generation and rewards, which would make the ratio of times smaller,
-are scripted. `python benchmarks/ppo.py` builds its models in code and takes minutes on a CPU.
+of a rollout's passes and updates on the same rows. Generation and rewards, which would make the ratio of times
+smaller, are scripted. `python benchmarks/ppo.py` builds its models in code and takes minutes on a CPU.
 """
 
 import argparse

@@ -152,5 +152,3 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
     for name, tensor in expected.items():
         assert tensor.norm() > 0, name
         assert (found[name] - tensor).norm() / tensor.norm() < tolerance, name
-
-

@@ -24,13 +24,15 @@ def shared_base(folder: Path) -> None:
 def separate(folder: Path) -> None:
     """Policy and critic as two models, with parts that add up over ranks: whitening, running scores, adaptive KL."""
     fields = {**WHOLE, "normalize_rewards": True, "kl_target": 0.1, "kl_horizon": 100, "max_steps": 4}
-    trainer = ppo_trainer(folder, ppo_args(folder, **fields, ddp_backend="gloo"), model=str(folder / "model"), peft_config=None)
+    trainer = ppo_trainer(
+        folder, ppo_args(folder, **fields, ddp_backend="gloo"), model=str(folder / "model"), peft_config=None
+    )
     recorded(trainer)
     ends = {
         "policy": snapshot(trainer.model),
         "critic": snapshot(trainer._critic.model),
         "kl_coef": trainer._kl_coef,
-        "scores": trainer._score_moments,
+        "scores": trainer._running_scores.sums,
     }
     torch.save(ends, folder / f"separate-{trainer.accelerator.process_index}.pt")
 

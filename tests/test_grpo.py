@@ -61,7 +61,7 @@ def test_a_plain_config_keeps_its_fields(tmp_path):
 
 
 def test_another_config_is_refused(tmp_path):
-    with pytest.raises(TypeError, match="GRPOConfig.*SFTConfig"):
+    with pytest.raises(TypeError, match=r"GRPOConfig.*SFTConfig"):
         build(GRPOTrainer, trl.SFTConfig(str(tmp_path), use_cpu=True, bf16=False), reward_funcs=parity_reward)
 
 
@@ -78,7 +78,7 @@ def test_naive_is_the_published_baseline(tmp_path):
 
 
 def test_an_unknown_adapter_dtype_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="`adapter_dtype` must be one of.*'float16'"):
+    with pytest.raises(ValueError, match=r"`adapter_dtype` must be one of.*'float16'"):
         own_args(tmp_path, adapter_dtype="float16")
 
 
@@ -113,11 +113,11 @@ def test_adapters_can_be_bfloat16_as_in_trl(tmp_path):
 
 def test_a_quantized_model_does_not_generate_with_vllm(tmp_path):
     args = own_args(tmp_path, use_vllm=True)
-    with pytest.raises(ValueError, match="use_vllm=True.*packed integers"):
+    with pytest.raises(ValueError, match=r"use_vllm=True.*packed integers"):
         build(GRPOTrainer, args, model=quantized_model(tmp_path), peft_config=tiny_lora(), reward_funcs=share_reward)
     path = save_tiny_model(tmp_path / "model", tiny_tokenizer())
     config = BitsAndBytesConfig(load_in_4bit=True)
-    with pytest.raises(ValueError, match="use_vllm=True"):
+    with pytest.raises(ValueError, match=r"use_vllm=True"):
         build(GRPOTrainer, args, model=path, quantization_config=config, reward_funcs=share_reward)
 
 

@@ -1,9 +1,11 @@
 """PPOTrainer: gradients against two independent models, what stays put, checkpoints, and what it refuses."""
 
+import inspect
 import math
 import os
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch.nn.functional import log_softmax
+from transformers import Trainer
 from trl import GRPOConfig
+from trl.generation.vllm_generation import VLLMGeneration
 
 from ppo_runs import (
     WHOLE,
@@ -254,7 +258,7 @@ def test_rows_are_dealt_anew_in_each_pass(tmp_path):
     trainer._open_window = opened
     trainer.train()
     first, second = dealt[:4], dealt[4:8]
-    assert sorted(sum(first, [])) == sorted(sum(second, []))
+    assert sorted(chain(*first)) == sorted(chain(*second))
     assert all(sorted(one) != sorted(other) for one, other in zip(first, second, strict=True))
 
 
@@ -301,11 +305,11 @@ def test_scores_are_normalised_by_all_so_far_and_clipped(tmp_path):
     both = torch.cat([one, two])
     expected = ((two - both.mean()) / both.std()).clamp(-1.2, 1.2)
     assert torch.allclose(first_returns(second).sort().values, expected, atol=1e-5)
-    assert trainer._score_moments[0] == 32
+    assert trainer._running_scores.sums[0] == 32
 
 
 def test_rows_without_a_score_are_left_out(tmp_path):
-    trainer, (rollout,) = rollouts_of(tmp_path, {}, reward_funcs=sometimes_none_reward)
+    _, (rollout,) = rollouts_of(tmp_path, {}, reward_funcs=sometimes_none_reward)
     kept = rollout["completion_mask"].any(dim=1)
     assert 0 < kept.sum() < len(kept)
     assert int(rollout["num_items_in_batch"]) == int(rollout["completion_mask"].sum())
@@ -317,7 +321,7 @@ def test_rows_without_a_score_are_left_out(tmp_path):
 
 def test_tokens_of_a_tool_are_no_steps(tmp_path):
     script = scripted_rollout(env_mask=True)
-    trainer, (rollout,) = rollouts_of(tmp_path, {"gamma": 0.5}, rollout_func=script)
+    _, (rollout,) = rollouts_of(tmp_path, {"gamma": 0.5}, rollout_func=script)
     assert (rollout["tool_mask"][:, 1] == 0).all()
     assert (rollout["returns"][:, 1] == 0).all()
     tokens = (rollout["completion_mask"] * rollout["tool_mask"]).sum(dim=1)
@@ -392,7 +396,7 @@ def test_a_resumed_run_equals_one_never_stopped(tmp_path, peft, checkpoint):
     assert_same_tensors(policy_state(whole), policy_state(again))
     assert_same_tensors(critic_state(whole), critic_state(again))
     assert whole._kl_coef == again._kl_coef != 0.1
-    assert torch.equal(whole._score_moments, again._score_moments)
+    assert torch.equal(whole._running_scores.sums, again._running_scores.sums)
     timed = ("step_time", "train_", "seconds")
     logs = [
         [{k: v for k, v in log.items() if not any(t in k for t in timed)} for log in train_logs(trainer)]
@@ -407,7 +411,7 @@ def test_the_root_of_a_checkpoint_is_a_lora_of_the_policy(tmp_path):
     trainer.save_model(tmp_path / "saved")
     policy = PeftModel.from_pretrained(tiny_model(tiny_tokenizer()), tmp_path / "saved")
     assert list(policy.peft_config) == ["default"]
-    theirs = {name: value for name, value in snapshot(trainer.model).items() if "lora_" in name and ".default." in name}
+    theirs = {name: value for name, value in snapshot(trainer.model).items() if ".default." in name}
     assert_same_tensors({n: v for n, v in snapshot(policy).items() if "lora_" in n}, theirs)
     critic = load_file(tmp_path / "saved" / "value" / "adapter_model.safetensors")
     assert any("score" in name for name in critic)
@@ -432,6 +436,20 @@ def test_the_head_does_not_reach_vllm(tmp_path):
     trainer.vllm_generation = SimpleNamespace(_iter_named_params=lambda: ((name, None) for name in names))
     trainer._keep_critic_from_vllm()
     assert [name for name, _ in trainer.vllm_generation._iter_named_params()] == [names[0], names[2]]
+
+
+# What PPO builds on beyond the seams of GRPO's trainer
+
+
+def test_the_host_has_what_ppo_overrides_and_calls():
+    overridden = {
+        "create_optimizer": ["self", "model"],
+        "_save": ["self", "output_dir", "state_dict"],
+        "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
+    }
+    for name, parameters in overridden.items():
+        assert list(inspect.signature(getattr(Trainer, name)).parameters) == parameters
+    assert callable(VLLMGeneration._iter_named_params)
 
 
 # Bad input
@@ -465,7 +483,7 @@ def test_defaults_of_the_config(tmp_path):
     assert type(config.num_generations) is int
     assert config.critic_learning_rate == pytest.approx(10 * config.learning_rate)
     assert config.disable_dropout
-    with pytest.raises(ValueError, match="num_generations"):
+    with pytest.raises(ValueError, match=r"num_generations"):
         ppo_args(tmp_path, num_generations=3)
 
 
@@ -498,12 +516,12 @@ def test_a_model_with_a_critic_already_is_refused(tmp_path):
 def test_sharded_models_are_refused(tmp_path):
     args = ppo_args(tmp_path, **WHOLE)
     args.deepspeed = {"zero_optimization": {"stage": 2}}
-    with pytest.raises(ValueError, match="deepspeed=.*DDP"):
+    with pytest.raises(ValueError, match=r"deepspeed=.*DDP"):
         ppo_trainer(tmp_path, args)
 
 
 def test_too_few_prompts_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="`train_dataset` has 2 prompts, and a generation batch needs 4"):
+    with pytest.raises(ValueError, match=r"`train_dataset` has 2 prompts, and a generation batch needs 4"):
         ppo_trainer(tmp_path, train_dataset=plain_dataset(2))
 
 

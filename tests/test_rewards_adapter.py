@@ -62,13 +62,13 @@ def test_it_stands_behind_other_reward_functions_and_does_not_move(tmp_path):
 
 
 def test_a_folder_that_is_no_reward_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="has no adapter_config.json"):
+    with pytest.raises(ValueError, match=r"has no adapter_config.json"):
         AdapterReward(str(tmp_path))
     reward_adapter(tmp_path / "two", labels=2)
     with pytest.raises(ValueError, match="a head of 2 labels"):
         AdapterReward(str(tmp_path / "two"))
     reward_adapter(tmp_path / "headless", task_type=None)
-    with pytest.raises(ValueError, match="task_type=None"):
+    with pytest.raises(ValueError, match=r"task_type=None"):
         AdapterReward(str(tmp_path / "headless"))
 
 
@@ -84,5 +84,5 @@ def test_another_tokenizer_is_refused(tmp_path):
 def test_a_policy_without_an_adapter_is_refused(tmp_path):
     reward_adapter(tmp_path / "reward")
     args = ppo_args(tmp_path, **WHOLE, reward_adapter=str(tmp_path / "reward"))
-    with pytest.raises(ValueError, match="reward_adapter=.*the policy has none"):
+    with pytest.raises(ValueError, match=r"reward_adapter=.*the policy has none"):
         ppo_trainer(tmp_path, args, peft_config=None, reward_funcs=parity_reward)

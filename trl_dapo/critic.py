@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel
 from peft.utils.constants import SAFETENSORS_WEIGHTS_NAME as ADAPTER_WEIGHTS
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import TrainerCallback
 from trl.trainer.utils import use_adapter
 
 
@@ -181,7 +182,7 @@ def value_adapter(model: PeftModel, config: PeftConfig | None, adapter_dtype: to
         adapter_dtype (`torch.dtype`):
             Precision of the adapter.
     """
-    base = model.get_base_model()
+    base: Any = model.get_base_model()
     base.score = _zero_head(base.config.get_text_config().hidden_size).to(model.device)
     model.add_adapter(VALUE_ADAPTER, _value_config(model.peft_config["default"] if config is None else config))
     # Made after PEFT had frozen the base; no adapter uses it
@@ -194,41 +195,44 @@ def value_adapter(model: PeftModel, config: PeftConfig | None, adapter_dtype: to
     return critic
 
 
-def check_value_adapter(model: Any, policy_config: PeftConfig | None, config: PeftConfig | None) -> None:
-    """Raises `ValueError` where a policy, by its own config or by `model`, cannot have a value adapter beside it."""
-    present = model.peft_config if isinstance(model, PeftModel) else {}
-    if policy_config is None and not present:
-        if config is not None:
-            raise ValueError(
-                "`value_peft_config` was given, and the policy has no adapter to stand beside. Give `peft_config` "
-                "too, or leave it out to train the policy and a copy of it as critic in full."
-            )
-        return
-    if VALUE_ADAPTER in present:
-        raise ValueError(
-            f"`model` has an adapter {VALUE_ADAPTER!r}, which is the critic's name here. Delete it, or load the "
-            "policy's adapter alone; to go on with a run, use `resume_from_checkpoint`."
-        )
-    for name, one in (("peft_config", policy_config or present.get("default")), ("value_peft_config", config)):
-        if one is not None and not isinstance(one, LoraConfig):
-            raise ValueError(f"`{name}` must be a LoraConfig, got {type(one).__name__}.")
+def value_model(policy: Any, checkpointing: dict[str, Any] | None) -> Critic:
+    """
+    Returns the critic that is a copy of the policy's backbone, trained in full.
 
-
-def value_model(policy: Any) -> Critic:
-    """Returns the critic that is a copy of the policy's backbone, trained in full."""
+    Args:
+        policy ([`~transformers.PreTrainedModel`]):
+            What is copied, its weights included.
+        checkpointing (`dict[str, Any]`, *optional*):
+            Arguments of gradient checkpointing; by default there is none.
+    """
     backbone = copy.deepcopy(policy.base_model)
+    if checkpointing is not None:
+        backbone.gradient_checkpointing_enable(checkpointing)
     model = ValueModel(backbone, policy.config.get_text_config().hidden_size)
     return Critic(model.to(policy.device).train())
 
 
+class AtOptimizerStep(TrainerCallback):
+    """Calls one function before the optimizer's step, once the policy's gradients are clipped, and one after it."""
+
+    def __init__(self, before: Callable[[], None], after: Callable[[], None]) -> None:
+        self._before, self._after = before, after
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self._before()
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self._after()
+
+
 def _value_config(config: PeftConfig) -> PeftConfig:
-    config = copy.deepcopy(config)
-    config.inference_mode = False
-    config.modules_to_save = [HEAD]  # ty: ignore[unresolved-attribute]
+    result: Any = copy.deepcopy(config)
+    result.inference_mode = False
+    result.modules_to_save = [HEAD]
     # Initialisations by name take weights out of the base, on which the policy stands
-    if isinstance(config.init_lora_weights, str):  # ty: ignore[unresolved-attribute]
-        config.init_lora_weights = True  # ty: ignore[unresolved-attribute]
-    return config
+    if isinstance(result.init_lora_weights, str):
+        result.init_lora_weights = True
+    return result
 
 
 def _zero_head(hidden_size: int) -> nn.Linear:

@@ -63,9 +63,10 @@ class GRPOTrainer(CompactTrainer):
     def __init__(self, model, reward_funcs=None, args=None, *rest: Any, **kwargs: Any) -> None:
         check_host()
         args = self._own_config(model, args)
-        given = inspect.signature(GRPOTrainer.__init__).bind(self, model, reward_funcs, args, *rest, **kwargs).arguments
-        check_dataset(given.get("train_dataset"), args)
-        asked = given.get("quantization_config") or (args.model_init_kwargs or {}).get("quantization_config")
+        bound = inspect.signature(GRPOTrainer.__init__).bind(self, model, reward_funcs, args, *rest, **kwargs)
+        check_dataset(bound.arguments.get("train_dataset"), args)
+        loading: Any = args.model_init_kwargs or {}
+        asked = bound.arguments.get("quantization_config") or loading.get("quantization_config")
         _check_vllm(args, is_quantized(model) or asked is not None)
         self._epochs_behind = 0
         self._unlogged: dict[str, Any] | None = None
@@ -256,8 +257,8 @@ def model_name(model: Any) -> str:
 def _check_vllm(args: GRPOConfig, quantized: bool) -> None:
     if args.use_vllm and quantized:
         raise ValueError(
-            "use_vllm=True with a 4-bit or 8-bit model: TRL sends vLLM the packed integers of the base as if they were "
-            "weights, after merging the adapter into them, which changes the base a little each time. Set "
+            "use_vllm=True with a 4-bit or 8-bit model: TRL sends vLLM the packed integers of the base as if they "
+            "were weights, after merging the adapter into them, which changes the base a little each time. Set "
             "use_vllm=False, or load the model without quantization."
         )
 

@@ -9,14 +9,12 @@ go forward and backward one after the other, never in one graph.
 
 import inspect
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather
 from peft import PeftModel
-from transformers import TrainerCallback
 from trl.trainer.utils import disable_dropout_in_model
 
 from . import advantages, critic
@@ -24,9 +22,11 @@ from .batch_rows import Batch, joined, rows_of
 from .config import settled
 from .grpo import GRPOTrainer, model_name
 from .passes import Scoring
+from .ppo_checks import check_arguments
 from .ppo_config import PPOConfig
 from .quantization import ADAPTER_DTYPES
 from .rewards.adapter import AdapterReward
+from .rewards.scores import RunningScores
 
 
 class PPOTrainer(GRPOTrainer):
@@ -74,22 +74,14 @@ class PPOTrainer(GRPOTrainer):
         self, model, reward_funcs=None, args=None, train_dataset=None, *rest, value_peft_config=None, **kwargs
     ) -> None:
         args = self._own_config(model, args)
-        _check_distribution(args)
         given = inspect.signature(GRPOTrainer.__init__).bind(
             self, model, reward_funcs, args, train_dataset, *rest, **kwargs
         )
-        _check_arguments(given.arguments)
-        critic.check_value_adapter(model, given.arguments.get("peft_config"), value_peft_config)
-        has_adapter = given.arguments.get("peft_config") is not None or isinstance(model, PeftModel)
-        if args.reward_adapter is not None and not has_adapter:
-            raise ValueError(
-                f"reward_adapter={args.reward_adapter!r} stands beside the policy's adapter, and the policy has none. "
-                "Give `peft_config`, or use the reward model as one of `reward_funcs`."
-            )
+        check_arguments(args, given.arguments, value_peft_config)
         self._rewards = torch.empty(0)  # (rows of all processes, reward functions), of the present rollout
         self._logps = torch.empty(0)
         self._kl_coef = args.beta
-        self._score_moments = torch.zeros(3, dtype=torch.float64)
+        self._running_scores = RunningScores(args.normalize_rewards, args.reward_clip)
         reward = None if args.reward_adapter is None else AdapterReward(args.reward_adapter)
         reward_funcs = _with_reward(reward_funcs, reward)
         super().__init__(model, reward_funcs, args, train_dataset, *rest, **kwargs)
@@ -99,7 +91,7 @@ class PPOTrainer(GRPOTrainer):
             reward.attach(self.model, self._tokenizer, args.per_device_train_batch_size)  # ty: ignore[invalid-argument-type]
         if self.use_vllm:
             self._keep_critic_from_vllm()
-        self.add_callback(_AtOptimizerStep(self._end_update, self._critic.zero_grad))
+        self.add_callback(critic.AtOptimizerStep(self._end_update, self._critic.zero_grad))
 
     @classmethod
     def _own_config(cls, model: Any, args: Any) -> PPOConfig:
@@ -116,9 +108,8 @@ class PPOTrainer(GRPOTrainer):
             if isinstance(self.model, PeftModel):
                 made = critic.value_adapter(self.model, config, ADAPTER_DTYPES[self.args.adapter_dtype])
             else:
-                made = critic.value_model(self.model)
-                if self.args.gradient_checkpointing:
-                    made.model.base_model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+                checkpointing: Any = self.args.gradient_checkpointing_kwargs or {}
+                made = critic.value_model(self.model, checkpointing if self.args.gradient_checkpointing else None)
         if self.args.disable_dropout:
             disable_dropout_in_model(made.model)
         return made
@@ -171,18 +162,9 @@ class PPOTrainer(GRPOTrainer):
 
     def _scores(self, output: dict[str, Any]) -> torch.Tensor:
         """Returns the score of each completion of this process, shape `(B,)`, NaN where no reward function applied."""
-        weights = self.reward_weights.to(self._rewards.device)
-        unscored = self._rewards.isnan().all(dim=1)
-        scores = (self._rewards * weights).nansum(dim=1)
-        if self.args.normalize_rewards:
-            if self.model.training:
-                self._score_moments += advantages.moments(scores, ~unscored).cpu()
-            scores = advantages.whitened(scores, ~unscored, self._score_moments.to(scores.device))
-        if self.args.reward_clip is not None:
-            scores = scores.clamp(-self.args.reward_clip, self.args.reward_clip)
+        scores = self._running_scores.of(self._rewards, self.reward_weights, learn=self.model.training)
         rows = len(output["completion_ids"])
-        mine = slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
-        scores_B = scores.masked_fill(unscored, torch.nan)[mine]
+        scores_B = scores[self.accelerator.process_index * rows :][:rows]
         if self.args.missing_eos_penalty:
             scores_B = scores_B - self.args.missing_eos_penalty * self._is_cut(output)
         return scores_B
@@ -349,14 +331,14 @@ class PPOTrainer(GRPOTrainer):
 
     # Optimizer and checkpoints
 
-    def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            super().create_optimizer(*args)
-            for group in self._critic.parameter_groups(
-                settled(self.args.critic_learning_rate), self.args.weight_decay
-            ):
-                self.optimizer.add_param_group(group)
-        return self.optimizer
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if made:
+            rate = settled(self.args.critic_learning_rate)
+            for group in self._critic.parameter_groups(rate, self.args.weight_decay):
+                optimizer.add_param_group(group)
+        return optimizer
 
     def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         super()._save(output_dir, *args, **kwargs)
@@ -369,26 +351,13 @@ class PPOTrainer(GRPOTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
 
     def _shared_state(self) -> dict[str, Any]:
-        ppo = {"kl_coef": self._kl_coef, "score_moments": self._score_moments.tolist()}
+        ppo = {"kl_coef": self._kl_coef, "scores": self._running_scores.sums.tolist()}
         return {**super()._shared_state(), "ppo": ppo}
 
     def _load_shared_state(self, state: dict[str, Any]) -> None:
         super()._load_shared_state(state)
         self._kl_coef = state["ppo"]["kl_coef"]
-        self._score_moments = torch.tensor(state["ppo"]["score_moments"], dtype=torch.float64)
-
-
-class _AtOptimizerStep(TrainerCallback):
-    """Calls one function before the optimizer's step, once the policy's gradients are clipped, and one after it."""
-
-    def __init__(self, before: Callable[[], None], after: Callable[[], None]) -> None:
-        self._before, self._after = before, after
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self._before()
-
-    def on_optimizer_step(self, args, state, control, **kwargs):
-        self._after()
+        self._running_scores.sums = torch.tensor(state["ppo"]["scores"], dtype=torch.float64)
 
 
 def _loss_mask(batch: Batch) -> torch.Tensor:
@@ -412,25 +381,3 @@ def _with_reward(reward_funcs: Any, reward: AdapterReward | None) -> Any:
         return reward_funcs
     given = reward_funcs if isinstance(reward_funcs, list) else [] if reward_funcs is None else [reward_funcs]
     return [*given, reward]
-
-
-def _check_distribution(args: PPOConfig) -> None:
-    for name in ("deepspeed", "fsdp"):
-        if getattr(args, name):
-            raise ValueError(
-                f"{name}={getattr(args, name)!r}: PPO's critic goes backward apart from the policy, which is not "
-                "tested with sharded models. Train with DDP, or on one device."
-            )
-    kind = args.distributed_state.distributed_type if args.distributed_state is not None else None
-    if kind in ("DEEPSPEED", "FSDP"):
-        raise ValueError(f"PPOTrainer does not support {kind} yet. Launch with DDP, or on one device.")
-
-
-def _check_arguments(given: dict[str, Any]) -> None:
-    if given.get("optimizers", (None, None)) != (None, None):
-        raise ValueError(
-            "`optimizers` was given, and its parameters do not include the critic's, which PPOTrainer makes itself. "
-            "Leave it out, and choose the optimizer by `optim` and `learning_rate` of the config."
-        )
-    if hasattr(given.get("processing_class"), "image_processor"):
-        raise ValueError("PPOTrainer is for text: `processing_class` must be a tokenizer, not a processor of images.")

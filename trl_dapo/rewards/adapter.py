@@ -58,7 +58,8 @@ class AdapterReward:
             `ValueError`: Where the adapter was trained with another tokenizer.
         """
         if (Path(self._folder) / "tokenizer.json").is_file():
-            _check_tokenizer(AutoTokenizer.from_pretrained(self._folder), tokenizer, self._folder)
+            own: Any = AutoTokenizer.from_pretrained(self._folder)
+            _check_tokenizer(own, tokenizer, self._folder)
         training = model.training
         model.load_adapter(self._folder, REWARD_ADAPTER, is_trainable=False)
         for name, module in model.named_modules():
@@ -80,15 +81,17 @@ class AdapterReward:
 
     def _token_ids(self, prompt: Any, completion: Any) -> list[int]:
         if isinstance(prompt, list):
-            found = self._tokenizer.apply_chat_template([*prompt, *completion], tokenize=True, return_dict=True)
+            messages = [*prompt, *completion]
+            found: Any = self._tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
             return found["input_ids"]
         text, end = f"{prompt}{completion}", str(self._tokenizer.eos_token)
         return self._tokenizer(text if text.endswith(end) else text + end)["input_ids"]
 
     def _scores(self, rows: list[list[int]]) -> torch.Tensor:
         base, longest, device = self._model.get_base_model(), max(map(len, rows)), self._model.device
+        pad = self._tokenizer.pad_token_id
         # Padded on the right: the causal mask alone keeps padding out of sight of the last token
-        ids = torch.tensor([row + [self._tokenizer.pad_token_id] * (longest - len(row)) for row in rows], device=device)
+        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
         hidden = base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         last = torch.tensor([len(row) - 1 for row in rows], device=device)
