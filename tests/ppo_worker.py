@@ -37,8 +37,17 @@ def separate(folder: Path) -> None:
     torch.save(ends, folder / f"separate-{trainer.accelerator.process_index}.pt")
 
 
+def scores(folder: Path) -> None:
+    """Whose score a row has: without KL, and with gamma and lambda 1, its returns are it."""
+    fields = {**WHOLE, "beta": 0.0, "lam": 1.0, "max_steps": 1}
+    trainer = ppo_trainer(folder, ppo_args(folder, **fields, ddp_backend="gloo"))
+    steps = recorded(trainer)
+    torch.save(steps.rollouts[0], folder / f"scores-{trainer.accelerator.process_index}.pt")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     target = Path(sys.argv[1])
     shared_base(target)
     separate(target)
+    scores(target)

@@ -136,6 +136,12 @@ def test_advantages_are_whitened_over_both_processes(two_processes):
     assert kept.std().item() == pytest.approx(1, rel=1e-5)
 
 
+def test_each_process_has_the_scores_of_its_own_rows(two_processes):
+    for part in ranks(two_processes, "scores"):
+        sums = (part["completion_ids"] * part["completion_mask"]).sum(dim=1)
+        assert torch.allclose(part["returns"][:, 0], (sums % 2).float(), atol=1e-6)
+
+
 def test_two_models_on_two_processes_stay_alike(two_processes):
     first, second = ranks(two_processes, "separate")
     assert_same_tensors(first["policy"], second["policy"])
