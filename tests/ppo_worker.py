@@ -37,10 +37,15 @@ def separate(folder: Path) -> None:
     torch.save(ends, folder / f"separate-{trainer.accelerator.process_index}.pt")
 
 
+def id_sum(completion_ids: list[list[int]], **kwargs) -> list[float]:
+    """The sum of the ids, which tells rows of one process from those of the other."""
+    return [float(sum(ids)) for ids in completion_ids]
+
+
 def scores(folder: Path) -> None:
     """Whose score a row has: without KL, and with gamma and lambda 1, its returns are it."""
     fields = {**WHOLE, "beta": 0.0, "lam": 1.0, "max_steps": 1}
-    trainer = ppo_trainer(folder, ppo_args(folder, **fields, ddp_backend="gloo"))
+    trainer = ppo_trainer(folder, ppo_args(folder, **fields, ddp_backend="gloo"), reward_funcs=id_sum)
     steps = recorded(trainer)
     torch.save(steps.rollouts[0], folder / f"scores-{trainer.accelerator.process_index}.pt")
 
