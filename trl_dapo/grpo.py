@@ -16,8 +16,9 @@ from typing import Any
 import torch
 import trl
 from accelerate.logging import get_logger
-from accelerate.utils import gather_object
-from torch.utils.data import Sampler
+from accelerate.utils import gather_object, is_peft_model
+from datasets import Dataset
+from torch.utils.data import DataLoader, Sampler
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, get_last_checkpoint
 from trl.trainer.utils import get_config_model_id
@@ -25,7 +26,9 @@ from trl.trainer.utils import get_config_model_id
 from .checkpoints import choose, clear, rank_file, read_state, write_state
 from .compat import check_host
 from .config import settled
+from .generation import only_unfinished_rows
 from .grpo_config import GRPOConfig
+from .loading import FetchedOnce
 from .plain import is_plain
 from .planning import check_dataset
 from .promotion import promoted
@@ -95,12 +98,37 @@ class GRPOTrainer(CompactTrainer):
             resume_from_checkpoint = self._whole_checkpoint(resume_from_checkpoint)
         return super().train(resume_from_checkpoint, *rest, **kwargs)
 
+    def _get_dataloader(self, dataset, description, *args, is_training=False, **kwargs) -> DataLoader:
+        if is_training and isinstance(dataset, Dataset):
+            times = settled(self.args.steps_per_generation) * self.num_iterations
+            dataset = FetchedOnce(self._remove_unused_columns(dataset, description), times)
+        return super()._get_dataloader(dataset, description, *args, is_training=is_training, **kwargs)
+
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
         sampler: Any = super()._get_train_sampler(dataset)
         # The host's sampler draws an order per epoch, and in a resumed run begins again with the first epoch's
         for _ in range(self._epochs_behind if sampler.shuffle else 0):
             torch.randperm(sampler.num_samples, generator=sampler.generator)
         return sampler
+
+    def _generate(self, prompts: list) -> Any:
+        if not self._can_drop_finished_rows:
+            return super()._generate(prompts)
+        model: Any = self.accelerator.unwrap_model(self.model)
+        causal_model = model.get_base_model() if is_peft_model(model) else model
+        ends = self.generation_config.eos_token_id
+        with only_unfinished_rows(causal_model, ends if isinstance(ends, list) else [ends]):
+            return super()._generate(prompts)
+
+    @property
+    def _can_drop_finished_rows(self) -> bool:
+        # Not where other code than `generate` may call the model, or its passes are shared with other processes, nor
+        # where a model remembers something per row outside of its cache
+        elsewhere = self.use_vllm or self.rollout_func is not None or self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if elsewhere or self._is_vlm or not self.args.drops_finished_rows:
+            return False
+        settings = self.generation_config
+        return settings.eos_token_id is not None and (settings.num_beams or 1) == 1
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
         given: list[Any] = self.reward_funcs

@@ -52,6 +52,11 @@ class GRPOConfig(trl.GRPOConfig):
             micro-batches follows from it, whatever `per_device_train_batch_size` and `gradient_accumulation_steps`
             say; these two keep deciding which rows an update has. It bounds the memory of the update phase.
 
+        > Generation with transformers
+
+        drop_finished_rows (`bool`, *optional*, defaults to `True`):
+            Leave rows that have ended out of the passes that generate the others. Completions are the same.
+
         > Reward functions
 
         reward_timeout (`float`, *optional*):
@@ -74,6 +79,10 @@ class GRPOConfig(trl.GRPOConfig):
     max_tokens_per_microbatch: int | None = field(
         default=None,
         metadata={"help": "Tokens, padding included, of a micro-batch at most; bounds the memory of an update."},
+    )
+    drop_finished_rows: bool = field(
+        default=True,
+        metadata={"help": "Compute no further tokens of rows that have ended: same completions, less work."},
     )
     reward_timeout: float | None = field(
         default=None, metadata={"help": "Seconds that a call of an asynchronous reward function may take."}
@@ -106,6 +115,11 @@ class GRPOConfig(trl.GRPOConfig):
     def compacts(self) -> bool:
         """Whether micro-batches are packed anew, rather than TRL's own."""
         return self.compact_microbatches and self.fixed_by() is None
+
+    @property
+    def drops_finished_rows(self) -> bool:
+        """Whether generation leaves out rows that have ended."""
+        return self.drop_finished_rows
 
     def fixed_by(self) -> str | None:
         """Returns the field, with its value, that ties the loss to TRL's own micro-batches; `None` where none does."""

@@ -25,9 +25,6 @@ from .window import LogProbs
 # Sharing prompts is worth its bookkeeping where it leaves at most this share of the tokens
 SHARED = 0.8
 
-# What is found out once about a model
-TRAITS = {"numbers_columns": numbers_columns, "can_share": can_share}
-
 
 class PackedPassesTrainer(HostTrainer):
     """[`~trl.GRPOTrainer`] whose passes without gradient are packed by length, where its config says so."""
@@ -38,7 +35,7 @@ class PackedPassesTrainer(HostTrainer):
     pad_to_multiple_of: int | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._traits: dict[tuple[str, PreTrainedModel], bool] = {}
+        self._by_column: dict[PreTrainedModel, bool] = {}
         super().__init__(*args, **kwargs)
 
     def _get_per_token_logps_and_entropies(
@@ -65,20 +62,25 @@ class PackedPassesTrainer(HostTrainer):
         local = torch.tensor([wishes], device=self.accelerator.device)
         return self.accelerator.gather(local).amax(dim=0).tolist()
 
+    def _numbers_columns(self, model) -> bool:
+        """Whether a token's position is its column, so that a model has to be told of columns that are cut."""
+        unwrapped: Any = self.accelerator.unwrap_model(model)
+        if unwrapped not in self._by_column:
+            # A sharded model has to be called as a whole
+            tried = unwrapped if self._is_sharded else backbone_of(unwrapped)
+            # Vision-language models tell the positions of text and images by the attention mask
+            with self.accelerator.autocast():
+                self._by_column[unwrapped] = not self._is_vlm and numbers_columns(tried)
+        return self._by_column[unwrapped]
+
     @contextmanager
     def _positions_from(self, model, first: int) -> Generator[None]:
         """Lets the model's first column have the position `first`, where it would call it 0."""
+        # Asked first of all, since processes that share a model try it together
+        told = self._numbers_columns(model) and first > 0
         backbone = backbone_of(self.accelerator.unwrap_model(model))
-        # Vision-language models tell the positions of text and images by the attention mask
-        told = first > 0 and not self._is_vlm and self._has("numbers_columns", backbone)
         with with_inputs(backbone, counted_from(first)) if told else nullcontext():
             yield
-
-    def _has(self, trait: str, backbone: PreTrainedModel) -> bool:
-        if (trait, backbone) not in self._traits:
-            with self.accelerator.autocast():
-                self._traits[trait, backbone] = TRAITS[trait](backbone)
-        return self._traits[trait, backbone]
 
     # A pass
 
@@ -116,7 +118,7 @@ class PackedPassesTrainer(HostTrainer):
         prompts = sum(scoring.sides[rows[0]][0] for rows in scoring.groups())
         shared = prompts + sum(1 + scoring.sides[row][1] for row in scoring.rows)
         backbone = backbone_of(self.accelerator.unwrap_model(scoring.model))
-        return shared <= SHARED * alone and self._has("can_share", backbone)
+        return shared <= SHARED * alone and self._numbers_columns(scoring.model) and can_share(backbone)
 
     def _score_groups(self, scoring: "Scoring", limit: int) -> None:
         """Scores the rows with each prompt read once; prompts that are kept at a time hold at most `limit` tokens."""

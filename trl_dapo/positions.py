@@ -30,15 +30,16 @@ def takes(backbone: nn.Module, name: str) -> bool:
 
 
 @torch.no_grad()
-def numbers_columns(backbone: nn.Module) -> bool:
+def numbers_columns(model: nn.Module) -> bool:
     """
-    Returns whether a model that is told no positions takes a token's column for it, padding on its left included.
+    Returns whether a model, with or without its head, takes a token's column for its position where it is told none,
+    padding on the left included.
 
-    Tries it on three tokens, of which the first is padding.
+    Tries it on three tokens, of which the first is padding. A sharded model has to be tried by all processes at once.
     """
-    if not takes(backbone, "position_ids"):
+    if not takes(backbone_of(model), "position_ids"):
         return False
-    device = next(backbone.parameters()).device
+    device = next(model.parameters()).device
     ids = torch.zeros(1, 3, dtype=torch.long, device=device)
     mask = torch.tensor([[0, 1, 1]], device=device)
     found = []
@@ -46,8 +47,8 @@ def numbers_columns(backbone: nn.Module) -> bool:
         # The same dropout in both
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(0)
-            output = backbone(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-            found.append(output.last_hidden_state[0, -1])
+            output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+            found.append(output[0][0, -1])
     return torch.equal(*found)
 
 

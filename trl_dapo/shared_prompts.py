@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from .positions import numbers_columns, takes
+from .positions import takes
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Prefix:
 
 def can_share(backbone: PreTrainedModel) -> bool:
     """
-    Returns whether a model can go on from a prompt that it has read: every layer attends to all that came before, and
-    keeps keys and values for it.
+    Returns whether a model that numbers columns can go on from a prompt that it has read: every layer attends to all
+    that came before, and keeps keys and values for it.
     """
     config: Any = backbone.config
     layers = getattr(config, "layer_types", None) or ["full_attention"]
     whole = set(layers) == {"full_attention"} and getattr(config, "sliding_window", None) is None
-    return whole and _cache_name(backbone) is not None and numbers_columns(backbone)
+    return whole and _cache_name(backbone) is not None
 
 
 def prompt_numbers(prompt_ids: torch.Tensor, prompt_mask: torch.Tensor) -> torch.Tensor:

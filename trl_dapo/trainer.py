@@ -25,6 +25,7 @@ from trl.trainer.utils import get_config_model_id
 from . import logs
 from .compat import check_host
 from .config import PROMPT_SWITCHES, DAPOConfig
+from .loading import Places
 from .planning import check_dataset, too_few_prompts
 from .replay import ReplayingTrainer
 from .rewards.columns import length_penalties
@@ -128,12 +129,19 @@ class DAPOTrainer(ReplayingTrainer):
     # Seams of the host, in the order in which a run passes through them
 
     def get_train_dataloader(self) -> DataLoader:
-        # Called once per `train`, which starts the dataset from its beginning; with dynamic sampling the loader only
-        # says how many batches a run has
+        # Called once per `train`, which starts the dataset from its beginning
         self._stream = self._open_stream()
         self._keep_rate = KeepRate()
         self._surplus = None
-        return super().get_train_dataloader()
+        if not self.args.dynamic_sampling or not isinstance(self.train_dataset, Dataset):
+            return super().get_train_dataloader()
+        # The stream serves the prompts; the loader only says how many batches a run has
+        dataset: Any = self.train_dataset
+        self.train_dataset: Any = Places(len(dataset))
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset = dataset
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
