@@ -136,7 +136,7 @@ def test_help_and_version_import_no_torch(argv):
 
 
 def test_unknown_command_is_one_line(workspace, capfd):
-    assert "'tune' is not a command" in refused(["tune"], capfd, run=main)
+    assert "'sft' is not a command" in refused(["sft"], capfd, run=main)
 
 
 def test_demo_is_dispatched_with_its_arguments(monkeypatch):

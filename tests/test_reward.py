@@ -75,6 +75,21 @@ def test_training_is_trls_bit_for_bit(tmp_path, dataset):
         assert_same_tensors(parameters, runs[0][2])
 
 
+@pytest.mark.parametrize("quantization", [None, nf4()])
+def test_with_an_adapter_training_is_trls_bit_for_bit(base, tmp_path, quantization):
+    settings = {"model": base, "quantization_config": quantization, "max_steps": 2, "bf16": quantization is not None}
+    runs = []
+    for cls, config, task_type, own in (
+        (HostTrainer, HostConfig, "SEQ_CLS", {}),
+        (RewardTrainer, RewardConfig, "CAUSAL_LM", {"adapter_dtype": "bfloat16"}),
+    ):
+        trainer = build(tmp_path, cls, config, peft_config=tiny_lora(task_type=task_type), **settings, **own)
+        trainer.train()
+        runs.append((logged(trainer, "loss"), snapshot(trainer.model)))
+    assert runs[0][0] == runs[1][0]
+    assert_same_tensors(runs[0][1], runs[1][1])
+
+
 def test_the_loss_by_hand(tmp_path):
     # Rewards 2 and 0.5 for the chosen, 1 and 0.5 for the rejected: margins 1 and 0, so the loss is
     # (log(1 + e^-1) + log 2) / 2 = (0.3132617 + 0.6931472) / 2 = 0.5032044; Brier ((1 - 0.7310586)^2 + 0.25) / 2.

@@ -244,7 +244,7 @@ def test_scoring_leaves_no_gradients_and_no_random_state(whole):
 
 def test_a_model_in_training_mode_is_put_in_eval_mode():
     model = tiny_reward_model()
-    model.config.attention_dropout = 0.5
+    model.model.layers[0].self_attn.attention_dropout = 0.5
     function = RewardModelFunction(model, tiny_tokenizer())
     first = function(PROMPTS, COMPLETIONS)
     model.train()
@@ -335,6 +335,14 @@ def test_an_adapter_for_another_task_is_refused(tmp_path, task_type):
 def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"without config\.json and without adapter_config\.json"):
         RewardModelFunction(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all"])
+def test_what_cannot_be_found_is_named(name):
+    with pytest.raises(
+        ValueError, match=f"The reward model '{name}' is neither the folder of a saved model nor a name"
+    ):
+        RewardModelFunction(name)
 
 
 def test_a_missing_tokenizer_is_named(tmp_path):

@@ -184,7 +184,7 @@ def value_adapter(model: PeftModel, config: PeftConfig | None, adapter_dtype: to
     """
     base: Any = model.get_base_model()
     base.score = _zero_head(base.config.get_text_config().hidden_size).to(model.device)
-    model.add_adapter(VALUE_ADAPTER, _value_config(model.peft_config[model.active_adapter] if config is None else config))
+    model.add_adapter(VALUE_ADAPTER, _value_config(model.active_peft_config if config is None else config))
     # Made after PEFT had frozen the base; no adapter uses it
     base.score.original_module.requires_grad_(False)
     critic = Critic(model, VALUE_ADAPTER)

@@ -24,13 +24,11 @@ from .preferences import check_token_ids, checked_preferences
 from .promotion import promoted
 from .quantization import adapters_kept, set_adapter_dtype, takes_any_float
 from .reward_config import RewardConfig
+from .rewards.loading import HEAD_NAMES
 from .rewards.statistics import RewardStatistics
 
 
 logger = get_logger(__name__)
-
-# What the sequence classification models of transformers call their last layer
-HEAD_NAMES = ("score", "classifier")
 
 
 class RewardTrainer(HostTrainer):

@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from ..quantization import is_quantized, takes_any_float
 
 
+# What the sequence classification models of transformers call their last layer
 HEAD_NAMES = ("score", "classifier")
 
 
@@ -65,23 +66,16 @@ def adapter_base(path: str) -> str | None:
     Returns the name of the base that an adapter folder asks for, or `None` where the folder is a whole reward model.
 
     Raises:
-        `ValueError`: Where it is neither: another kind of model, more than one label, an adapter without a head.
+        `ValueError`: Where it is neither: another kind of model, more than one label, an adapter without a head, or
+            nothing that can be found.
     """
-    if Path(path).is_dir() and not any(
-        (Path(path) / name).is_file() for name in ("config.json", "adapter_config.json")
-    ):
-        raise ValueError(f"The reward model {path!r} is a folder without config.json and without adapter_config.json.")
-    if find_adapter_config_file(path) is None:
-        _check_config(path)
-        return None
-    config = PeftConfig.from_pretrained(path)
-    if config.task_type != TaskType.SEQ_CLS:
+    try:
+        return _adapter_base(path)
+    except OSError as error:
         raise ValueError(
-            f"The adapter {path!r} has task_type={config.task_type!r}, and a reward model has 'SEQ_CLS'. Train one "
-            "with RewardTrainer."
-        )
-    _check_head(path)
-    return str(config.base_model_name_or_path)
+            f"The reward model {path!r} is neither the folder of a saved model nor a name on the Hub that can be "
+            f"reached: {' '.join(str(error).split())}"
+        ) from error
 
 
 def load(paths: list[str], base: str | PreTrainedModel | None, settings: LoadSettings) -> list[Loaded]:
@@ -113,6 +107,24 @@ def load(paths: list[str], base: str | PreTrainedModel | None, settings: LoadSet
             shared[key].load_adapter(path, adapter_name=name)
         result.append(Loaded(settings.placed(shared[key]), name))
     return result
+
+
+def _adapter_base(path: str) -> str | None:
+    if Path(path).is_dir() and not any(
+        (Path(path) / name).is_file() for name in ("config.json", "adapter_config.json")
+    ):
+        raise ValueError(f"The reward model {path!r} is a folder without config.json and without adapter_config.json.")
+    if find_adapter_config_file(path) is None:
+        _check_config(path)
+        return None
+    config = PeftConfig.from_pretrained(path)
+    if config.task_type != TaskType.SEQ_CLS:
+        raise ValueError(
+            f"The adapter {path!r} has task_type={config.task_type!r}, and a reward model has 'SEQ_CLS'. Train one "
+            "with RewardTrainer."
+        )
+    _check_head(path)
+    return str(config.base_model_name_or_path)
 
 
 def _load_base(name: str, settings: LoadSettings) -> PreTrainedModel:
