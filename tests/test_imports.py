@@ -64,7 +64,7 @@ LEAVES = {
     ),
     "rewards.model": (
         {"torch", "accelerate.logging", "transformers"},
-        {"rewards.loading", "rewards.statistics"},
+        {"microbatch", "rewards.loading", "rewards.statistics"},
     ),
     "rewards.overlong": ({"trl.rewards"}, set()),
     "rewards.statistics": ({"torch"}, set()),

@@ -26,8 +26,8 @@ def pack(widths: Sequence[Widths], count: int) -> list[list[int]]:
 
     Rows are put in order of length and cut into runs. Where all left sides are equal, as for rows of one prompt, or
     all right sides, no partition has a smaller largest micro-batch: taking rows in falling order never widens any of
-    its micro-batches. Where both differ, the best of three orders is taken. Cuts that are left over go where they
-    save the most padding.
+    its micro-batches. Where both differ, the best of three orders is taken. Rows that are long by themselves do not
+    let others be together that need not be, and cuts that are left over go where they save the most padding.
 
     Args:
         widths (`Sequence[tuple[int, int]]`):
@@ -55,8 +55,7 @@ def pack_within(widths: Sequence[Widths], limit: int) -> list[list[int]]:
 
     A row that is longer than `limit` by itself has a micro-batch of its own.
     """
-    runs = [(order, _cut(order, widths, limit)) for order in _orders(widths)]
-    fewest = min((len(cut) for _, cut in runs), default=0)
+    fewest = min((len(_cut(order, widths, limit)) for order in _orders(widths)), default=0)
     return pack(widths, fewest)
 
 
@@ -90,8 +89,7 @@ def _packed_in_order(order: list[int], widths: Sequence[Widths], count: int) -> 
     low, high = 1, padded_tokens(widths)
     while low < high:
         middle = (low + high) // 2
-        cut = _cut(order, widths, middle)
-        if len(cut) <= count and _cost(cut, widths)[0] <= middle:
+        if len(_cut(order, widths, middle)) <= count:
             high = middle
         else:
             low = middle + 1
@@ -147,6 +145,6 @@ def _savings(widths: list[Widths]) -> list[int]:
 
 
 def _cost(plan: list[list[int]], widths: Sequence[Widths]) -> tuple[int, int]:
-    """The padded tokens of the largest micro-batch, then of all of them."""
-    tokens = [padded_tokens([widths[row] for row in rows]) for rows in plan]
-    return max(tokens, default=0), sum(tokens)
+    """The padded tokens of the largest micro-batch of several rows, then of all; a single row is as long as it is."""
+    tokens = [(len(rows), padded_tokens([widths[row] for row in rows])) for rows in plan]
+    return max((size for rows, size in tokens if rows > 1), default=0), sum(size for _, size in tokens)

@@ -25,7 +25,7 @@ from .window import LogProbs, MicroBatch, Window
 
 
 # Where packing saves less than this share of the padded tokens, TRL's micro-batches are as good
-WORTHWHILE = 0.02
+WORTHWHILE = 0.05
 
 
 class CompactTrainer(PackedPassesTrainer):

@@ -16,6 +16,7 @@ import torch
 from accelerate.logging import get_logger
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..microbatch import chunks
 from .loading import Loaded, LoadSettings, adapter_base, load
 from .statistics import STATISTICS_FILE, RewardStatistics
 
@@ -139,10 +140,7 @@ class RewardModelFunction:
         """Rewards of one model, normalised and clipped, shape `(B,)`, float64 on the CPU."""
         rows = [self._token_ids(index, *texts) for texts in zip(prompts, completions, strict=True)]
         rewards_B = torch.empty(len(rows), dtype=torch.float64)
-        # By length, so that rows of a chunk need little padding
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-        for start in range(0, len(order), self.chunk_size):
-            chunk = order[start : start + self.chunk_size]
+        for chunk in chunks([len(row) for row in rows], self.chunk_size):
             rewards_B[chunk] = self._forward(index, [rows[row] for row in chunk])
         wrong = (~rewards_B.isfinite()).nonzero().flatten().tolist()
         if wrong:
