@@ -545,6 +545,7 @@ def test_promotion_tells_what_changed_and_nothing_else():
     _, lines = DAPOConfig.from_grpo_config(grpo())
     assert lines[-5:] == [f"{toggle}: on" for toggle in TOGGLES]
     assert sorted(lines[:-5]) == [
+        "disable_dropout: False -> True",
         "epsilon_high: None -> 0.28",
         "lr_scheduler_type: linear -> constant_with_warmup",
         "mask_truncated_completions: False -> True",
@@ -554,6 +555,7 @@ def test_promotion_tells_what_changed_and_nothing_else():
 
 def test_promotion_tells_nothing_of_fields_that_stay():
     values = {"lr_scheduler_type": "cosine", "epsilon_high": 0.2, "mask_truncated_completions": True}
+    values |= {"disable_dropout": True}
     _, lines = DAPOConfig.from_grpo_config(grpo(loss_type="grpo", **values))
     assert lines == [
         "overlong_filtering: on",

@@ -20,6 +20,11 @@ TRAINERS = {"trainer", "replay", "shaping", "grpo", "update", "passes", "dpo", "
 
 # What a leaf module may import besides the standard library: of other packages, and of this one
 LEAVES = {
+    "advantages": ({"torch"}, set()),
+    "critic": (
+        {"torch", "peft", "peft.utils.constants", "safetensors.torch", "transformers", "trl.trainer.utils"},
+        set(),
+    ),
     "calibration": ({"torch"}, set()),
     "checkpoints": (set(), set()),
     "environments": (set(), set()),
@@ -38,6 +43,11 @@ LEAVES = {
     "token_weights": ({"torch"}, set()),
     "window": ({"torch"}, {"batch_rows", "microbatch"}),
     "rewards": (set(), set()),
+    "rewards.adapter": (
+        {"torch", "peft", "peft.utils.constants", "safetensors", "transformers", "trl.trainer.utils"},
+        set(),
+    ),
+    "rewards.scores": ({"torch"}, {"advantages"}),
     "rewards.columns": (set(), set()),
     "rewards.failures": ({"torch"}, set()),
     "rewards.loading": (
@@ -182,6 +192,7 @@ def test_one_line_of_trainers_leads_from_trls_to_ours():
     assert line[:6] == ["trainer", "replay", "shaping", "grpo", "update", "passes"]
     assert line[6] == "trl.trainer.grpo_trainer"
     assert all(len(cls.__bases__) == 1 for cls in trl_dapo.DAPOTrainer.__mro__[:6])
+    assert trl_dapo.PPOTrainer.__bases__ == (trl_dapo.GRPOTrainer,)
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from .config import DAPOConfig
     from .dpo import DPOTrainer
     from .dpo_config import DPOConfig
+    from .grpo import GRPOTrainer
+    from .grpo_config import GRPOConfig
+    from .ppo import PPOTrainer
+    from .ppo_config import PPOConfig
     from .reward import RewardTrainer
     from .reward_config import RewardConfig
     from .rewards.model import RewardModelFunction
@@ -24,6 +28,10 @@ __all__ = [
     "DAPOTrainer",
     "DPOConfig",
     "DPOTrainer",
+    "GRPOConfig",
+    "GRPOTrainer",
+    "PPOConfig",
+    "PPOTrainer",
     "RewardConfig",
     "RewardModelFunction",
     "RewardTrainer",
@@ -35,6 +43,10 @@ _HOMES = {
     "DAPOTrainer": ".trainer",
     "DPOConfig": ".dpo_config",
     "DPOTrainer": ".dpo",
+    "GRPOConfig": ".grpo_config",
+    "GRPOTrainer": ".grpo",
+    "PPOConfig": ".ppo_config",
+    "PPOTrainer": ".ppo",
     "RewardConfig": ".reward_config",
     "RewardModelFunction": ".rewards.model",
     "RewardTrainer": ".reward",

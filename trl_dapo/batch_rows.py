@@ -28,6 +28,8 @@ COMPLETION_COLUMNS = (
     "ref_per_token_logps",
     "sampling_per_token_logps",
     "importance_sampling_ratio",
+    "values",
+    "returns",
 )
 SEQUENCE_COLUMNS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 

@@ -88,11 +88,14 @@ ATTRIBUTES = (
     "_pending_extra_logs",
     "_pending_metrics",
     "_step",
+    "beta",
     "environments",
     "reward_func_names",
     "reward_funcs",
     "reward_processing_classes",
     "reward_weights",
+    "use_vllm",
+    "vllm_generation",
 )
 
 # The same of the trainers that learn from preferences, by the name of their host

@@ -142,6 +142,8 @@ class DAPOConfig(GRPOConfig):
 
         > Parameters whose default differs from TRL's
 
+        disable_dropout (`bool`, *optional*, defaults to `True`):
+            As in [`GRPOConfig`].
         updates_per_rollout (`int`, *optional*):
             Optimizer updates per pass over a rollout. Sets `steps_per_generation` to that many times
             `gradient_accumulation_steps` where neither `steps_per_generation` nor `generation_batch_size` is set.
@@ -295,6 +297,8 @@ class DAPOConfig(GRPOConfig):
         for name in GOVERNED.values():
             if not _is_set(config, name):
                 setattr(promoted, name, None)
+        if not _is_set(config, "disable_dropout"):
+            promoted.disable_dropout = True
         promoted.updates_per_rollout = max(
             1, settled(config.steps_per_generation) // config.gradient_accumulation_steps
         )

@@ -1,5 +1,6 @@
 """
-What every online trainer here shares: TRL's `GRPOTrainer`, resumed exactly, with reward functions that fail by name.
+What every online trainer here shares: TRL's `GRPOTrainer`, resumed exactly, with reward functions that fail by name,
+and with adapters on a quantized base that keep their precision.
 
 TRL saves neither the completions that it has still to train on nor its place among them, so a run resumed inside a
 rollout generates anew. Here a checkpoint holds both, what was counted since the last log, and its last file is written
@@ -7,24 +8,31 @@ before an older checkpoint is removed. The invariant: a run that was killed and 
 computed.
 """
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
+import trl
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, get_last_checkpoint
+from trl.trainer.utils import get_config_model_id
 
 from .checkpoints import choose, clear, rank_file, read_state, write_state
+from .compat import check_host
 from .config import settled
 from .generation import only_unfinished_rows
 from .grpo_config import GRPOConfig
 from .loading import FetchedOnce
 from .plain import is_plain
+from .planning import check_dataset
+from .promotion import promoted
+from .quantization import adapters_kept, is_quantized, set_adapter_dtype
 from .rewards.failures import named
 from .update import CompactTrainer
 
@@ -36,15 +44,40 @@ class GRPOTrainer(CompactTrainer):
     """
     [`~trl.GRPOTrainer`] that resumes anywhere, and whose errors name the reward function and the row.
 
-    Takes what [`~trl.GRPOTrainer`] takes, in the same order. Training is the host's, bit for bit.
+    Takes what [`~trl.GRPOTrainer`] takes, in the same order. With `compact_microbatches=False` and without a quantized
+    model, training is the host's, bit for bit.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Policy, as for [`~trl.GRPOTrainer`].
+        reward_funcs (`RewardFunc | list[RewardFunc]`, *optional*):
+            Reward functions, as for [`~trl.GRPOTrainer`].
+        args ([`GRPOConfig`] or [`~trl.GRPOConfig`], *optional*):
+            A [`~trl.GRPOConfig`] gets the defaults of the fields that [`GRPOConfig`] adds.
+        *rest, **kwargs:
+            All further arguments of [`~trl.GRPOTrainer`], from `train_dataset` to `environment_factory`.
+
+    Raises:
+        `ValueError`: Where a quantized model is to generate with vLLM, or prompts are too few for one batch.
     """
 
     args: GRPOConfig
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, model, reward_funcs=None, args=None, *rest: Any, **kwargs: Any) -> None:
+        check_host()
+        args = self._own_config(model, args)
+        bound = inspect.signature(GRPOTrainer.__init__).bind(self, model, reward_funcs, args, *rest, **kwargs)
+        check_dataset(bound.arguments.get("train_dataset"), args)
+        loading: Any = args.model_init_kwargs or {}
+        asked = bound.arguments.get("quantization_config") or loading.get("quantization_config")
+        _check_vllm(args, is_quantized(model) or asked is not None)
         self._epochs_behind = 0
         self._unlogged: dict[str, Any] | None = None
-        super().__init__(*args, **kwargs)
+        with adapters_kept(model):
+            super().__init__(model, reward_funcs, args, *rest, **kwargs)
+        # Whether a model is quantized, its name alone does not say
+        _check_vllm(args, is_quantized(self.model))
+        set_adapter_dtype(self.model, args.adapter_dtype)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *rest: Any, **kwargs: Any) -> TrainOutput:
         """
@@ -115,6 +148,12 @@ class GRPOTrainer(CompactTrainer):
             self._globalstep_last_logged = self._unlogged["since"]
             self._unlogged = None
         return super().training_step(model, inputs, num_items_in_batch)
+
+    @classmethod
+    def _own_config(cls, model: Any, args: trl.GRPOConfig | None) -> GRPOConfig:
+        if args is None:
+            return GRPOConfig(f"{model_name(model)}-GRPO")
+        return promoted(args, GRPOConfig)
 
     # Checkpoints
 
@@ -237,6 +276,21 @@ class GRPOTrainer(CompactTrainer):
         return str(folder)
 
 
+def model_name(model: Any) -> str:
+    """Returns the name of a model, given as such or loaded, without its organisation."""
+    name = model if isinstance(model, str) else get_config_model_id(model.config)
+    return name.split("/")[-1]
+
+
+def _check_vllm(args: GRPOConfig, quantized: bool) -> None:
+    if args.use_vllm and quantized:
+        raise ValueError(
+            "use_vllm=True with a 4-bit or 8-bit model: TRL sends vLLM the packed integers of the base as if they "
+            "were weights, after merging the adapter into them, which changes the base a little each time. Set "
+            "use_vllm=False, or load the model without quantization."
+        )
+
+
 def _on_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device)
@@ -245,3 +299,7 @@ def _on_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, list):
         return [_on_device(item, device) for item in value]
     return value
+
+
+# For `help()` and editors
+setattr(GRPOTrainer.__init__, "__signature__", inspect.signature(trl.GRPOTrainer.__init__))  # noqa: B010

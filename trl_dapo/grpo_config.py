@@ -1,12 +1,16 @@
 """
 `GRPOConfig`: TRL's, with what every online trainer of this package shares.
 
-The invariant: none of these fields is a hyper-parameter. With any value of them a run computes the same gradients.
+The invariant: none of its own fields is a hyper-parameter. Any value of them asks for the same gradients, more or
+less exactly computed.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import trl
+
+from .quantization import check_adapter_dtype
 
 
 # A sum over tokens divided by one number for all of a rollout, or a mean over rows of one weight each: the rows of an
@@ -20,9 +24,21 @@ class GRPOConfig(trl.GRPOConfig):
     r"""
     Configuration class for the online trainers of this package.
 
-    It takes every parameter of [`~trl.GRPOConfig`].
+    It takes every parameter of [`~trl.GRPOConfig`]. A plain [`~trl.GRPOConfig`] works too: its fields are kept.
 
     Parameters:
+        > Parameters whose default differs from TRL's
+
+        disable_dropout (`bool`, *optional*, defaults to `True`):
+            Leave dropout out. TRL generates in train mode, so that dropout would be noise in rollouts, and the
+            importance ratio would compare two draws of it.
+
+        > Quantized models
+
+        adapter_dtype (`str`, *optional*, defaults to `"float32"`):
+            Precision of the trainable parameters on a 4-bit or 8-bit base: `"float32"`, or `"bfloat16"` as in TRL,
+            which loses most updates at small learning rates.
+
         > The update phase
 
         compact_microbatches (`bool`, *optional*, defaults to `True`):
@@ -47,6 +63,15 @@ class GRPOConfig(trl.GRPOConfig):
             Seconds after which one call of an asynchronous reward function counts as failed. By default none.
     """
 
+    disable_dropout: bool = field(
+        default=True, metadata={"help": "Leave dropout out, which would be noise in rollouts."}
+    )
+    adapter_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Precision of trainable parameters on a 4-bit or 8-bit base: 'float32', or 'bfloat16' as in TRL."
+        },
+    )
     compact_microbatches: bool = field(
         default=True,
         metadata={"help": "Drop rows without gradient, sort by length, cut padding: same gradient, less work."},
@@ -66,6 +91,25 @@ class GRPOConfig(trl.GRPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_update_phase()
+
+    @staticmethod
+    def naive(*args: Any, **kwargs: Any) -> "GRPOConfig":
+        """
+        Returns the published baseline: GRPO as in the [DeepSeekMath paper](https://huggingface.co/papers/2402.03300).
+
+        The loss is a mean over each completion's tokens, then over the group (Eq. 3), clipped symmetrically. The KL
+        coefficient of 0.04 is the paper's (§4.2); epsilon 0.2, of which the paper says nothing, is PPO's. Truncated
+        completions are trained on. Further fields can be given; these can be overridden.
+        """
+        values: dict[str, Any] = {
+            "loss_type": "grpo",
+            "scale_rewards": "group",
+            "epsilon": 0.2,
+            "beta": 0.04,
+            "mask_truncated_completions": False,
+            **kwargs,
+        }
+        return GRPOConfig(*args, **values)
 
     @property
     def compacts(self) -> bool:
@@ -91,6 +135,7 @@ class GRPOConfig(trl.GRPOConfig):
 
     def check_update_phase(self) -> None:
         """Raises `ValueError`, with the fix, for fields that cannot be right."""
+        check_adapter_dtype(self.adapter_dtype)
         if self.reward_timeout is not None and not self.reward_timeout > 0:
             raise ValueError(f"`reward_timeout` must be above 0 seconds, got {self.reward_timeout}.")
         limit = self.max_tokens_per_microbatch

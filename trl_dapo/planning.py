@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from .config import DAPOConfig, settled
+from .grpo_config import GRPOConfig
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def batch_plan(args: DAPOConfig) -> BatchPlan:
     completions = settled(args.generation_batch_size)
     rounds = args.max_round_batches * (1 + args.max_refill_rounds) if args.dynamic_sampling else 1
     return BatchPlan(
-        prompts=completions // settled(args.num_generations),
+        prompts=_prompts(args),
         completions=completions,
         update_rows=args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
         updates=args.updates_between_generations,
@@ -65,13 +66,13 @@ def describe(plan: BatchPlan, args: DAPOConfig) -> list[str]:
     ]
 
 
-def check_dataset(dataset: Any, args: DAPOConfig) -> None:
+def check_dataset(dataset: Any, args: GRPOConfig) -> None:
     """
     Raises for a dataset that cannot fill one batch with different prompts; TRL would train for 0 steps.
 
     Of an iterable dataset it reads the first batch.
     """
-    needed = batch_plan(args).prompts
+    needed = _prompts(args)
     if isinstance(dataset, Dataset):
         found = len(dataset)
     elif isinstance(dataset, IterableDataset):
@@ -82,10 +83,15 @@ def check_dataset(dataset: Any, args: DAPOConfig) -> None:
         raise ValueError(too_few_prompts(found, args))
 
 
-def too_few_prompts(found: int, args: DAPOConfig) -> str:
+def too_few_prompts(found: int, args: GRPOConfig) -> str:
     """Returns the message for a dataset of `found` prompts that cannot fill a batch."""
+    sizes = "`updates_per_rollout`, " if isinstance(args, DAPOConfig) else ""
     return (
-        f"`train_dataset` has {found} prompts, and a generation batch needs {batch_plan(args).prompts} different "
+        f"`train_dataset` has {found} prompts, and a generation batch needs {_prompts(args)} different "
         f"ones: generation_batch_size={args.generation_batch_size} / num_generations={args.num_generations}. Add "
-        "prompts, or lower `updates_per_rollout`, `steps_per_generation` or `generation_batch_size`."
+        f"prompts, or lower {sizes}`steps_per_generation` or `generation_batch_size`."
     )
+
+
+def _prompts(args: GRPOConfig) -> int:
+    return settled(args.generation_batch_size) // settled(args.num_generations)

@@ -10,7 +10,7 @@ from typing import Any
 
 from trl import ModelConfig
 
-from trl_dapo.config import DAPOConfig
+from trl_dapo.grpo_config import GRPOConfig
 
 from .errors import UsageError
 
@@ -45,6 +45,7 @@ SETTINGS: dict[str, Any] = {
 # Fields that say the same in another way
 STANDS_BACK_FOR = {
     "updates_per_rollout": ("steps_per_generation", "generation_batch_size"),
+    "steps_per_generation": ("generation_batch_size",),
     "max_steps": ("num_train_epochs",),
     "gradient_checkpointing": ("activation_checkpointing",),
     "reward_funcs": ("reward_model_name_or_path",),
@@ -91,12 +92,12 @@ def settle_arena_run(values: dict[str, Any], given: Set[str], settings: dict[str
             values[name] = setting
 
 
-def check_arena_run(args: DAPOConfig, model_args: ModelConfig) -> None:
+def check_arena_run(args: GRPOConfig, model_args: ModelConfig) -> None:
     """Raises [`UsageError`] for what needs a model that can be loaded by its name."""
     if args.beta != 0.0 and not model_args.use_peft:
         raise UsageError(
             f"beta={args.beta} needs a reference model, which is loaded by name, and the built-in model has none. "
-            "Leave beta out, add --use_peft, or give model_name_or_path and dataset_name."
+            "Set beta to 0, add --use_peft, or give model_name_or_path and dataset_name."
         )
     check_not_quantized(model_args)
 
@@ -111,7 +112,7 @@ def check_not_quantized(model_args: ModelConfig) -> None:
             )
 
 
-def arena_run(args: DAPOConfig) -> ArenaRun:
+def arena_run(args: GRPOConfig) -> ArenaRun:
     """Returns the warm start and the arena's datasets; prompts of evaluation are never trained on."""
     from trl_dapo.arena import held_out_dataset, load_warm_start, train_dataset
 

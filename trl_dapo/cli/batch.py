@@ -39,6 +39,7 @@ def check_batch(values: dict[str, Any], processes: int) -> None:
 def _generation_batch(values: dict[str, Any], processes: int) -> int:
     if values["generation_batch_size"] is not None:
         return values["generation_batch_size"]
-    updates = values["updates_per_rollout"] or DEFAULT_UPDATES_PER_ROLLOUT
+    # A field of DAPO alone; TRL's rollouts are for one update by default
+    updates = (values["updates_per_rollout"] or DEFAULT_UPDATES_PER_ROLLOUT) if "updates_per_rollout" in values else 1
     steps = values["steps_per_generation"] or updates * values["gradient_accumulation_steps"]
     return values["per_device_train_batch_size"] * processes * steps

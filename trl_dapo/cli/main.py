@@ -12,13 +12,15 @@ from .errors import UsageError, report
 
 
 INTERRUPTED = 130
-TRAINING = ("dapo", "reward", "dpo")
+TRAINING = ("dapo", "grpo", "ppo", "reward", "dpo")
 
 HELP = """\
-usage: trl-dapo [--help] [--version] {dapo,reward,dpo,demo} ...
+usage: trl-dapo [--help] [--version] {dapo,grpo,ppo,reward,dpo,demo} ...
 
 commands:
   dapo    train with DAPO: flags and YAML of `trl grpo`, and a built-in task where no model and dataset are named
+  grpo    train with GRPO: flags and YAML of `trl grpo`, and the built-in task
+  ppo     train with PPO: flags and YAML of `trl grpo`, a critic's beside them, and the built-in task
   reward  train a reward model: flags and YAML of `trl reward`, and the built-in task's preferences
   dpo     train with DPO: flags and YAML of `trl dpo`, and the built-in task's preferences
   demo    see DAPO at work on the built-in task, on a CPU

@@ -169,7 +169,7 @@ def train_and_save(trainer: Any, script_args: PreferenceScriptArguments) -> None
     trainer.accelerator.end_training()
 
 
-def run_script(argv: list[str], parser: PreferenceParser, main: Callable[..., None]) -> int:
+def run_script(argv: list[str], parser: CommandParser, main: Callable[..., None]) -> int:
     """Parses, trains, and returns the exit code: 0, or 2 with one line on stderr. A crash travels."""
     argv = split_config_flag(argv)
     try:

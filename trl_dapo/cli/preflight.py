@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from trl_dapo.checkpoints import choose, read_state
-from trl_dapo.config import DAPOConfig
+from trl_dapo.grpo_config import GRPOConfig
 
 from .arena_run import check_arena_run
 from .arguments import Arguments
@@ -38,7 +38,7 @@ def preflight(arguments: Arguments) -> None:
         _check_data(arguments)
 
 
-def checkpoint(args: DAPOConfig) -> Any:
+def checkpoint(args: GRPOConfig) -> Any:
     """Returns the checkpoint to resume from: a folder, `True` for the last one in `output_dir`, or `None`."""
     asked = asked_checkpoint(args)
     if asked:

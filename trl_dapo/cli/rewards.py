@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from trl_dapo.config import DAPOConfig, settled
-from trl_dapo.rewards.overlong import soft_overlong_punishment
+from trl_dapo.grpo_config import GRPOConfig
+from trl_dapo.rewards.overlong import default_soft_punish_cache, soft_overlong_punishment
 
 from .errors import UsageError
 
@@ -50,7 +51,7 @@ def check_reward_names(names: Sequence[str]) -> None:
             )
 
 
-def reward_functions(names: Sequence[str], args: DAPOConfig) -> list[RewardFunction]:
+def reward_functions(names: Sequence[str], args: GRPOConfig) -> list[RewardFunction]:
     """Returns the functions behind the names, the user's own modules imported."""
     check_reward_names(names)
     return [_function(name, args) for name in names]
@@ -67,13 +68,15 @@ def check_columns(functions: Sequence[RewardFunction], columns: Sequence[str]) -
             )
 
 
-def _function(name: str, args: DAPOConfig) -> RewardFunction:
+def _function(name: str, args: GRPOConfig) -> RewardFunction:
     if name in HOST_REWARDS:
         return getattr(importlib.import_module("trl.rewards"), name)
     if name == LENGTH_PENALTY:
         # TRL's script fixes the widths at 1280 and 256, so that at another `max_completion_length` the penalty falls
         # on no completion or on most. These follow the config; at 1280 they are TRL's numbers, 256 being a fifth.
-        return soft_overlong_punishment(settled(args.max_completion_length), settled(args.soft_punish_cache))
+        longest = settled(args.max_completion_length)
+        width = args.soft_punish_cache if isinstance(args, DAPOConfig) else default_soft_punish_cache(longest)
+        return soft_overlong_punishment(longest, settled(width))
     if name == "arena_accuracy":
         return importlib.import_module("trl_dapo.arena").arena_accuracy
     module, _, attribute = name.rpartition(".")

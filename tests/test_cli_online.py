@@ -1,0 +1,143 @@
+"""`trl-dapo grpo` and `trl-dapo ppo`: what they train, and that each mistake is one line and exit code 2."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.state import AcceleratorState
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+import trl_dapo.arena
+from tiny import save_tiny_model, tiny_tokenizer
+from trl_dapo import GRPOConfig, PPOConfig
+from trl_dapo.cli import arena_run, grpo, ppo
+from trl_dapo.cli.launch import ON_CPU
+from trl_dapo.cli.main import main
+from trl_dapo.cli.preferences import run_script
+
+
+SCRIPTS = {"grpo": grpo, "ppo": ppo}
+CONFIGS = {"grpo": GRPOConfig, "ppo": PPOConfig}
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model"), tiny_tokenizer())
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch, model_dir):
+    """A config for the tiny model and 16 prompts: 2 optimizer steps; the working folder is empty."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = [json.dumps({"prompt": f"{i}+{i}=", "answer": str(2 * i)}) for i in range(16)]
+    (data / "train.jsonl").write_text("\n".join(rows))
+    yield {
+        "model_name_or_path": model_dir,
+        "dataset_name": str(data),
+        "reward_funcs": "get_soft_overlong_punishment",
+        "output_dir": str(tmp_path / "out"),
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 8,
+        "max_steps": 2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "learning_rate": 1e-2,
+    }
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def write(values):
+    Path("run.yaml").write_text(yaml.safe_dump(values))
+    return ["--config", "run.yaml"]
+
+
+def script(command, argv):
+    return run_script(argv, SCRIPTS[command].make_parser(), SCRIPTS[command].main)
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_a_yaml_of_trl_trains_unchanged(settings, command):
+    assert script(command, write(settings)) == 0
+    assert AutoModelForCausalLM.from_pretrained("out").config.model_type == "llama"
+    assert (Path("out") / "value" / "model.safetensors").is_file() == (command == "ppo")
+
+
+def test_flags_and_adapters_of_ppo(settings):
+    argv = [*write(settings), "--use_peft", "--lora_target_modules", "all-linear", "--num_generations", "1"]
+    assert script("ppo", [*argv, "--kl_estimator", "k3", "--critic_warmup_steps", "1"]) == 0
+    base = AutoModelForCausalLM.from_pretrained(settings["model_name_or_path"])
+    assert list(PeftModel.from_pretrained(base, "out").peft_config) == ["default"]
+    assert (Path("out") / "value" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_without_model_and_dataset_it_is_the_built_in_task(settings, monkeypatch, command):
+    start = trl_dapo.arena.load_warm_start()
+    monkeypatch.setattr(trl_dapo.arena, "load_warm_start", lambda: start)
+    monkeypatch.setattr(arena_run, "TRAINING_ROWS", 256)
+    assert script(command, ["--max_steps", "1", "--max_completion_length", "8"]) == 0
+    assert (Path(f"arena-{command.upper()}") / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_the_shipped_yaml_parses(settings, command):
+    path = ROOT / "examples" / f"{command}.yaml"
+    arguments = SCRIPTS[command].make_parser().parse(["--config", str(path)])
+    for name, value in yaml.safe_load(path.read_text()).items():
+        found = [getattr(part, name) for part in arguments if hasattr(part, name)]
+        assert any(getattr(one, "value", one) == value for one in found) or name == "lora_target_modules", name
+    assert isinstance(arguments.training_args, CONFIGS[command])
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_dry_run_prints_and_writes_nothing(settings, capfd, monkeypatch, command):
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", lambda args: pytest.fail("launched"))
+    assert main([command, *write(settings), "--dry-run"]) == 0
+    out, _ = capfd.readouterr()
+    assert "learning_rate: 0.01" in out
+    assert ("gamma: 1.0" in out) == (command == "ppo")
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_it_is_launched_as_a_script_of_its_own(settings, monkeypatch, command):
+    launched = []
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", launched.append)
+    assert main([command, *write(settings)]) == 0
+    assert launched[0].training_script == f"trl_dapo.cli.{command}"
+    assert launched[0].num_processes == int(ON_CPU[ON_CPU.index("--num_processes") + 1])
+
+
+@pytest.mark.parametrize(
+    ("command", "fields", "part"),
+    [
+        ("grpo", {"num_generations": 3}, "num_generations=3 does not divide"),
+        ("ppo", {"gamma": 2.0}, "`gamma` must be in [0, 1], got 2.0"),
+        ("ppo", {"reward_adapter": "nowhere"}, "reward_adapter='nowhere'"),
+        ("ppo", {"per_device_train_batch_size": 80}, "`train_dataset` has 16 prompts"),
+        ("grpo", {"adapter_dtype": "int8"}, "`adapter_dtype` must be one of"),
+        ("ppo", {"reward_funcs": ["unknown"]}, "unknown reward function 'unknown'"),
+    ],
+)
+def test_a_mistake_is_one_line(settings, capfd, command, fields, part):
+    argv = write({**settings, **fields})
+    capfd.readouterr()
+    assert script(command, argv) == 2
+    _, err = capfd.readouterr()
+    line = err.strip().splitlines()[-1]
+    assert line.startswith("trl-dapo: error: ")
+    assert part in line
+    assert not Path("out").exists()
