@@ -85,9 +85,7 @@ def evaluate(
     batch_size: int = 256,
 ) -> ArenaScore:
     """
-    Score of a policy on arena problems, a function of the arguments alone on a given machine.
-
-    The global random state and the train/eval mode of every submodule are left as they were.
+    Score of a policy on arena problems: of the completions that [`sample`] returns for the same arguments.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -107,6 +105,26 @@ def evaluate(
         batch_size (`int`, *optional*, defaults to `256`):
             Completions sampled at once.
     """
+    scored = sample(model, tokenizer, dataset, samples, temperature, max_new_tokens, seed, batch_size)
+    return _summarise(scored, [length for length in dataset["length"] for _ in range(samples)])
+
+
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    samples: int = 8,
+    temperature: float = 1.0,
+    max_new_tokens: int = 40,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> list[Sample]:
+    """
+    Completions of a policy with their scores, those of one prompt in a row; a function of the arguments alone on a
+    given machine. The arguments are those of [`evaluate`].
+
+    The global random state and the train/eval mode of every submodule are left as they were.
+    """
     generation_config = GenerationConfig(
         do_sample=True,
         temperature=temperature,
@@ -123,7 +141,7 @@ def evaluate(
         torch.manual_seed(seed)
         for first in range(0, len(prompts), batch_size):
             scored += _sample(model, tokenizer, prompts[first : first + batch_size], generation_config)
-    return _summarise(scored, [length for length in dataset["length"] for _ in range(samples)])
+    return scored
 
 
 def _sample(
