@@ -45,7 +45,7 @@ LEAVES = {
     "rewards": (set(), set()),
     "rewards.adapter": (
         {"torch", "peft", "peft.utils.constants", "safetensors", "transformers", "trl.trainer.utils"},
-        set(),
+        {"microbatch"},
     ),
     "rewards.scores": ({"torch"}, {"advantages"}),
     "rewards.columns": (set(), set()),

@@ -17,6 +17,8 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trl.trainer.utils import use_adapter
 
+from ..microbatch import chunks
+
 
 REWARD_ADAPTER = "reward"
 
@@ -72,10 +74,8 @@ class AdapterReward:
         """Returns the reward of each completion, in order."""
         rows = [self._token_ids(*texts) for texts in zip(prompts, completions, strict=True)]
         rewards_B = torch.empty(len(rows))
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         with torch.no_grad(), use_adapter(self._model, REWARD_ADAPTER):
-            for start in range(0, len(order), self._rows_at_once):
-                chunk = order[start : start + self._rows_at_once]
+            for chunk in chunks([len(row) for row in rows], self._rows_at_once):
                 rewards_B[chunk] = self._scores([rows[row] for row in chunk])
         return rewards_B.tolist()
 
