@@ -9,6 +9,7 @@ what was there before.
 
     python benchmarks/update_phase.py                     # CPU, one thread
     python benchmarks/update_phase.py --lengths lognormal --pairs 5
+    python benchmarks/update_phase.py --trainer ppo       # ours with compact micro-batches and without; or `grpo`
 """
 
 import argparse
@@ -36,7 +37,9 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from trl_dapo import DAPOConfig, DAPOTrainer
+from trl_dapo import DAPOConfig, DAPOTrainer, PPOConfig, PPOTrainer
+from trl_dapo import GRPOConfig as OwnGRPOConfig
+from trl_dapo import GRPOTrainer as OwnGRPOTrainer
 from trl_dapo.arena import build_tokenizer
 
 
@@ -177,34 +180,52 @@ def run(
     return Measured(seconds, max(peaks, default=0), parameters, trainer.state.log_history[-2])
 
 
-def configs(folder: str, checkpointing: bool, **ours: Any) -> tuple[DAPOConfig, GRPOConfig]:
-    """DAPO without dynamic sampling and length penalty, for our trainer and, in TRL's own fields, for TRL's."""
-    config = DAPOConfig(
-        folder,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=checkpointing,
-        dataloader_pin_memory=False,
-        report_to="none",
-        disable_tqdm=True,
-        save_strategy="no",
-        logging_steps=1,
-        dynamic_sampling=False,
-        soft_overlong_punishment=False,
-        num_generations=GENERATIONS,
-        per_device_train_batch_size=ROWS,
-        gradient_accumulation_steps=STEPS,
-        updates_per_rollout=UPDATES,
-        max_completion_length=CAP,
-        max_steps=UPDATES,
-        learning_rate=1e-4,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        adam_epsilon=1e-4,
-        **ours,
-    )
-    values = {own.name: getattr(config, own.name) for own in fields(GRPOConfig) if own.init}
-    return config, GRPOConfig(**{**values, "generation_batch_size": None})
+# Of all configs here
+SETTINGS: dict[str, Any] = {
+    "use_cpu": True,
+    "bf16": False,
+    "dataloader_pin_memory": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "mask_truncated_completions": True,
+    "num_generations": GENERATIONS,
+    "per_device_train_batch_size": ROWS,
+    "gradient_accumulation_steps": STEPS,
+    "steps_per_generation": UPDATES * STEPS,
+    "max_completion_length": CAP,
+    "max_steps": UPDATES,
+    "learning_rate": 1e-4,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "adam_epsilon": 1e-4,
+}
+
+Side = tuple[type[GRPOTrainer], GRPOConfig]
+
+
+def sides(trainer: str, folder: str, checkpointing: bool) -> dict[str, Side]:
+    """
+    Trainers and configs of the same training: compact, compact and bounded by the longest row, and not compact.
+
+    For `"dapo"`, without dynamic sampling and length penalty, the last is TRL's trainer.
+    """
+    settings = {**SETTINGS, "output_dir": folder, "gradient_checkpointing": checkpointing}
+    bounded = {"max_tokens_per_microbatch": PROMPT + CAP}
+    if trainer == "dapo":
+        off = {"dynamic_sampling": False, "soft_overlong_punishment": False}
+        ours, small = DAPOConfig(**settings, **off), DAPOConfig(**settings, **off, **bounded)
+        values = {own.name: getattr(ours, own.name) for own in fields(GRPOConfig) if own.init}
+        theirs = GRPOConfig(**{**values, "generation_batch_size": None})
+        return {"ours": (DAPOTrainer, ours), "bounded": (DAPOTrainer, small), "theirs": (GRPOTrainer, theirs)}
+    cls, made = (PPOTrainer, PPOConfig) if trainer == "ppo" else (OwnGRPOTrainer, OwnGRPOConfig)
+    settings |= {"beta": 0.0} if trainer == "ppo" else {"loss_type": "grpo"}
+    return {
+        "ours": (cls, made(**settings)),
+        "bounded": (cls, made(**settings, **bounded)),
+        "theirs": (cls, made(**settings, compact_microbatches=False)),
+    }
 
 
 def difference(ours: Measured, theirs: Measured) -> float:
@@ -229,19 +250,15 @@ class Row:
     difference: float
 
 
-def measure(kind: str, lora: bool, checkpointing: bool, size: tuple, pairs: int) -> Row:
+def measure(trainer: str, kind: str, lora: bool, checkpointing: bool, size: tuple, pairs: int) -> Row:
     with tempfile.TemporaryDirectory() as folder:
-        ours, theirs = configs(folder, checkpointing)
-        bounded, _ = configs(folder, checkpointing, max_tokens_per_microbatch=PROMPT + CAP)
-        sides = [("ours", DAPOTrainer, ours), ("theirs", GRPOTrainer, theirs)]
+        given = sides(trainer, folder, checkpointing)
         ratios = []
         for index in range(pairs):
-            order = sides if index % 2 else sides[::-1]
-            seconds = {name: run(cls, args, kind, lora, size, memory=False).seconds for name, cls, args in order}
+            order = ("ours", "theirs") if index % 2 else ("theirs", "ours")
+            seconds = {name: run(*given[name], kind, lora, size, memory=False).seconds for name in order}
             ratios.append(seconds["theirs"] / seconds["ours"])
-        mine = run(DAPOTrainer, ours, kind, lora, size, memory=True)
-        other = run(GRPOTrainer, theirs, kind, lora, size, memory=True)
-        small = run(DAPOTrainer, bounded, kind, lora, size, memory=True)
+        mine, small, other = (run(*side, kind, lora, size, memory=True) for side in given.values())
     rows = lengths(kind, ROWS * STEPS * UPDATES)
     live = [length for length in rows if length < CAP]
     prompt = 0.75 * PROMPT
@@ -321,6 +338,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--only", choices=["all-weights", "lora"], help="one of the two, by default both")
+    parser.add_argument("--trainer", choices=["dapo", "grpo", "ppo"], default="dapo")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
@@ -328,15 +346,15 @@ def main() -> None:
 
     console, size = Console(width=150), (options.hidden, options.layers)
     adapters = {None: [False, True], "all-weights": [False], "lora": [True]}[options.only]
-    measure("constant", lora=False, checkpointing=False, size=(32, 1), pairs=1)  # imports and caches
+    measure(options.trainer, "constant", lora=False, checkpointing=False, size=(32, 1), pairs=1)  # imports, caches
     rows = []
     for kind in options.lengths:
         for lora in adapters:
             for checkpointing in (False, True):
-                rows.append(measure(kind, lora, checkpointing, size, options.pairs))
+                rows.append(measure(options.trainer, kind, lora, checkpointing, size, options.pairs))
                 show(rows[-1:], console)
     show(rows, console)
-    for line in verdicts(rows):
+    for line in verdicts(rows) if options.trainer == "dapo" else []:
         console.print(line, highlight=False)
 
 

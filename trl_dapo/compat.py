@@ -82,14 +82,18 @@ SCORING_CALLS = ("_generate", "_calculate_rewards")
 
 ATTRIBUTES = (
     "_buffered_inputs",
+    "_current_train_step_time",
     "_environment_pool",
     "_logs",
     "_metrics",
     "_pending_extra_logs",
     "_pending_metrics",
     "_step",
+    "aux_loss_enabled",
     "beta",
     "environments",
+    "loss_type",
+    "pad_to_multiple_of",
     "reward_func_names",
     "reward_funcs",
     "reward_processing_classes",

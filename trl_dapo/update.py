@@ -187,7 +187,7 @@ class CompactTrainer(PackedPassesTrainer):
         if window.plan is not None:
             self._replay_logs(model, window)
         local = torch.tensor(window.counts(), device=self.accelerator.device)
-        live, rows, padded, real = self.accelerator.reduce(local.double(), reduction="sum").tolist()
+        live, rows, padded, real = self.accelerator.reduce(local, reduction="sum").tolist()
         for name, value in {
             "dapo/live_rows": live / rows,
             "dapo/padded_per_real_token": padded / real if real else 1.0,

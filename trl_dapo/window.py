@@ -121,10 +121,10 @@ class Window:
         return self.logps[mine], self.entropies[mine], None
 
     def token_counts(self) -> torch.Tensor:
-        """Returns, per accumulation step, the tokens in the loss: of the rows that were run, and of all; float64."""
+        """Returns the tokens in the loss by accumulation step, of rows that were run and of all: `(2, steps)`."""
         tokens = self.batch["completion_mask"] * self.batch.get("tool_mask", 1)
         counts = torch.stack([tokens * self.live.unsqueeze(1), tokens])
-        return counts.view(2, len(self.host_batches), -1).sum(dim=2).double()
+        return counts.view(2, len(self.host_batches), -1).sum(dim=2)
 
     def counts(self) -> list[int]:
         """Returns the numbers of live rows, of all rows, of tokens run with padding, and of the live rows' tokens."""
