@@ -172,10 +172,12 @@ def test_parameters_are_those_of_trls_passes_for_fewer_tokens(tmp_path, limit):
     assert sum(ours) < 0.5 * sum(theirs)
 
 
-def test_in_float64_they_are_equal_to_twelve_digits(tmp_path, monkeypatch):
+@pytest.mark.parametrize("limit", [None, 60])  # all prompts at once, or in blocks of two, of which one is cut
+def test_in_float64_they_are_equal_to_twelve_digits(tmp_path, monkeypatch, limit):
     if hasattr(trl.trainer.utils, "_ChunkedLogProbFunction"):
         monkeypatch.setattr(trl.trainer.utils, "_ChunkedLogProbFunction", _PlainHead)
-    runs = [go(tmp_path, compact, model=positional_model()) for compact in (True, False)]
+    fields = {"max_tokens_per_microbatch": limit}
+    runs = [go(tmp_path, compact, model=positional_model(), fields=fields) for compact in (True, False)]
     assert distance(*runs) < 1e-12
 
 

@@ -121,7 +121,7 @@ def positional_model():
 
 
 @pytest.mark.parametrize("loss_type", ONE_DENOMINATOR_LOSSES + ROW_MEAN_LOSSES)
-@pytest.mark.parametrize("limit", [None, 60])
+@pytest.mark.parametrize("limit", [None, 60, 1000])  # as many micro-batches as TRL, more, one
 def test_in_float64_they_are_equal_to_twelve_digits(tmp_path, monkeypatch, loss_type, limit):
     if hasattr(trl.trainer.utils, "_ChunkedLogProbFunction"):
         monkeypatch.setattr(trl.trainer.utils, "_ChunkedLogProbFunction", _PlainHead)
