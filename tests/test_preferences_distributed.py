@@ -29,7 +29,8 @@ def folder(tmp_path_factory):
     worker = [str(HERE / "preference_worker.py"), str(target)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     for command in ([sys.executable, *worker], [*launcher, *worker]):
-        subprocess.run(command, env=environment, check=True, timeout=300, capture_output=True, text=True)
+        ended = subprocess.run(command, env=environment, timeout=300, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr[-4000:]
     return target
 
 
