@@ -114,7 +114,7 @@ def two_processes(tmp_path_factory):
 
 
 def ranks(folder, name):
-    return [torch.load(folder / f"{name}-{rank}.pt") for rank in range(2)]
+    return [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 def test_gradients_of_two_processes_are_those_of_two_models(two_processes):
