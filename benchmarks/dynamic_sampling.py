@@ -34,11 +34,11 @@ from trl import GRPOTrainer as HostTrainer
 
 from trl_dapo import DAPOConfig, DAPOTrainer
 from trl_dapo.arena import arena_accuracy, load_warm_start, train_dataset
-from trl_dapo.demo.arm import DAPO, GRPO, SETTINGS, Arm, run_arm
-from trl_dapo.sampling.groups import judge_groups, select_groups
-from trl_dapo.sampling.history import PromptHistory
-from trl_dapo.sampling.prompts import Place, PromptStream
-from trl_dapo.sampling.refill import FIRST_QUANTILE, QUANTILE, KeepRate, round_size
+from trl_dapo.dapo.sampling.groups import judge_groups, select_groups
+from trl_dapo.dapo.sampling.history import PromptHistory
+from trl_dapo.dapo.sampling.prompts import Place, PromptStream
+from trl_dapo.dapo.sampling.refill import FIRST_QUANTILE, QUANTILE, KeepRate, round_size
+from trl_dapo.demo.run import DAPO, GRPO, SETTINGS, Arm, run_arm
 
 
 WANTED, GENERATIONS = 64, 16

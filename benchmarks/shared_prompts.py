@@ -21,8 +21,9 @@ from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 
-from trl_dapo import DAPOConfig, DAPOTrainer, passes
+from trl_dapo import DAPOConfig, DAPOTrainer
 from trl_dapo.arena import arena_accuracy, build_tokenizer
+from trl_dapo.packing import logprobs as passes
 from update_phase import policy
 
 

@@ -32,7 +32,7 @@ from transformers import PrinterCallback
 
 from trl_dapo import DAPOConfig, DAPOTrainer
 from trl_dapo.arena import arena_accuracy, load_warm_start, train_dataset
-from trl_dapo.demo.arm import DEFAULT_LEARNING_RATE, SETTINGS
+from trl_dapo.demo.run import DEFAULT_LEARNING_RATE, SETTINGS
 
 
 class Clock:

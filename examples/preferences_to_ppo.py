@@ -28,7 +28,7 @@ from trl_dapo.arena import (
     sample,
     train_dataset,
 )
-from trl_dapo.demo.arm import held_out_score
+from trl_dapo.demo.run import held_out_score
 
 
 # Student's t for a two-sided interval of 95 %, by degrees of freedom

@@ -5,14 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from trl_dapo.arena import (
-    arena_accuracy,
-    build_model,
-    evaluate,
-    held_out_dataset,
-    load_warm_start,
-    train_dataset,
-)
+from trl_dapo.arena import arena_accuracy, build_model, evaluate, held_out_dataset, load_warm_start, train_dataset
 from trl_dapo.arena.warm_start import WARM_START_ACCURACY
 
 

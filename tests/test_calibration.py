@@ -8,8 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_dapo.calibration import brier_score, expected_calibration_error, pair_metrics, pearson_correlation
-from trl_dapo.rewards.statistics import STATISTICS_FILE, RewardStatistics
+from trl_dapo.reward_model.calibration import (
+    brier_score,
+    expected_calibration_error,
+    pair_metrics,
+    pearson_correlation,
+)
+from trl_dapo.reward_model.statistics import STATISTICS_FILE, RewardStatistics
 
 
 LOG3, LOG9 = math.log(3), math.log(9)  # margins whose sigmoid is 3/4 and 9/10

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_dapo.sampling import rollouts
-from trl_dapo.sampling.candidates import Candidates
-from trl_dapo.sampling.groups import Selection, Verdicts, select_groups
-from trl_dapo.sampling.rollouts import Round, Row
+from trl_dapo.dapo.sampling import rollouts
+from trl_dapo.dapo.sampling.candidates import Candidates
+from trl_dapo.dapo.sampling.groups import Selection, Verdicts, select_groups
+from trl_dapo.dapo.sampling.rollouts import Round, Row
 
 
 def row(number: int) -> Row:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from trl_dapo.checkpoints import (
+from trl_dapo.host.checkpoints import (
     STATE_FILE,
     STATE_VERSION,
     choose,

@@ -18,14 +18,14 @@ from tiny import save_tiny_model, tiny_tokenizer
 from trl_dapo import DAPOConfig, __version__
 from trl_dapo.cli import arena_run, dapo, hub, launch
 from trl_dapo.cli.arguments import Arguments, DAPOParser
-from trl_dapo.cli.batch import check_batch
+from trl_dapo.cli.check_batch import check_batch
 from trl_dapo.cli.dapo import make_parser, run_script
 from trl_dapo.cli.errors import UsageError
 from trl_dapo.cli.launch import without_words
 from trl_dapo.cli.main import main
-from trl_dapo.cli.rewards import KNOWN, check_columns, reward_functions
-from trl_dapo.config import TOGGLES
-from trl_dapo.trainer import DAPOTrainer
+from trl_dapo.cli.reward_names import KNOWN, check_columns, reward_functions
+from trl_dapo.dapo.config import TOGGLES
+from trl_dapo.dapo.trainer import DAPOTrainer
 
 
 ROOT = Path(__file__).parent.parent

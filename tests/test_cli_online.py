@@ -15,7 +15,7 @@ from trl_dapo import GRPOConfig, PPOConfig
 from trl_dapo.cli import arena_run, grpo, ppo
 from trl_dapo.cli.launch import ON_CPU
 from trl_dapo.cli.main import main
-from trl_dapo.cli.preferences import run_script
+from trl_dapo.cli.offline import run_script
 
 
 SCRIPTS = {"grpo": grpo, "ppo": ppo}

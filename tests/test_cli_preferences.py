@@ -13,10 +13,11 @@ from preferences import pairs, saved
 from tiny import save_tiny_model, tiny_model, tiny_tokenizer
 from trl_dapo import RewardModelFunction
 from trl_dapo.arena import arena_accuracy, load_reward_start, preference_dataset
-from trl_dapo.cli import dpo, preferences, reward
+from trl_dapo.cli import dpo, reward
+from trl_dapo.cli import offline as preferences
 from trl_dapo.cli.launch import ON_CPU
 from trl_dapo.cli.main import main
-from trl_dapo.rewards.statistics import RewardStatistics
+from trl_dapo.reward_model.statistics import RewardStatistics
 
 
 SCRIPTS = {"reward": reward, "dpo": dpo}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import HfArgumentParser
 from trl import GRPOConfig, TrlParser
 
-from trl_dapo.config import LADDER, SEQUENCE_LEVEL_LOSSES, TOGGLES, TOKEN_LEVEL_LOSSES, DAPOConfig, toggles_beside
+from trl_dapo.dapo.config import LADDER, SEQUENCE_LEVEL_LOSSES, TOGGLES, TOKEN_LEVEL_LOSSES, DAPOConfig, toggles_beside
 
 
 CPU = {"use_cpu": True, "bf16": False, "report_to": "none"}

@@ -10,9 +10,9 @@ from rich.console import Console
 from trl_dapo.arena import ArenaScore
 from trl_dapo.cli.main import main
 from trl_dapo.demo import ArmResult, Point, run_arm
-from trl_dapo.demo.arm import DAPO, GRPO, Example
 from trl_dapo.demo.display import examples, line, numbers, shown, sparkline, trend
 from trl_dapo.demo.report import mean_with_interval, result_table, verdict, write_curves
+from trl_dapo.demo.run import DAPO, GRPO, Example
 
 
 POINT = Point(

@@ -16,7 +16,7 @@ from preferences import chats, lora_a, nf4, pairs, preference_args, saved
 from tiny import snapshot, tiny_lora, tiny_model, tiny_tokenizer
 from training import assert_same_tensors
 from trl_dapo import DPOConfig, DPOTrainer
-from trl_dapo.dpo_config import REFERENCE_FREE_LOSSES
+from trl_dapo.dpo.config import REFERENCE_FREE_LOSSES
 
 
 REFUSED = (

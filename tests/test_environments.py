@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_dapo.environments import FinishedEpisode, finished, merged, set_aside
+from trl_dapo.dapo.sampling.environments import FinishedEpisode, finished, merged, set_aside
 
 
 class Same:

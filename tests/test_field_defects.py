@@ -12,9 +12,9 @@ from datasets import Dataset
 from tiny import constant_reward, parity_reward, plain_dataset, scripted_rollout
 from training import dapo_args, even, groups_of, loss_mask, record_rollouts, run, train
 from trl_dapo import DAPOTrainer
-from trl_dapo.config import DAPOConfig
-from trl_dapo.rewards.overlong import soft_overlong_punishment
-from trl_dapo.sampling.groups import judge_groups
+from trl_dapo.dapo.config import DAPOConfig
+from trl_dapo.dapo.overlong import soft_overlong_punishment
+from trl_dapo.dapo.sampling.groups import judge_groups
 
 
 def test_last_refill_round_is_generated_only_to_be_looked_at(tmp_path):

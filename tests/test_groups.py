@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_dapo.sampling.groups import Selection, judge_groups, raw_metric, select_groups
+from trl_dapo.dapo.sampling.groups import Selection, judge_groups, raw_metric, select_groups
 
 
 NAN, INF = float("nan"), float("inf")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, kstest
 
-from trl_dapo.sampling.history import POOL, PromptHistory
+from trl_dapo.dapo.sampling.history import POOL, PromptHistory
 
 
 OUTCOMES = {"easy": (4, 0, False), "hard": (0, 4, False), "informative": (2, 2, True)}
@@ -395,7 +395,7 @@ def test_a_decision_is_a_function_of_seed_place_and_records(seed, visits, visits
 def test_decisions_are_the_same_in_every_process():
     # Python's own hash of a text changes from process to process: ranks and resumed runs would disagree
     program = """
-from trl_dapo.sampling.history import PromptHistory
+from trl_dapo.dapo.sampling.history import PromptHistory
 history = PromptHistory(42, skip_degenerate=True, thompson=True)
 history.record("a", 0, 4, False)
 print([(history.skips("a", 0, ordinal), history.distance("a", 0, ordinal)) for ordinal in range(40)])

@@ -24,7 +24,7 @@ from packaging.version import Version
 from trl import DPOTrainer, GRPOTrainer, RewardTrainer
 
 import trl_dapo
-from trl_dapo import compat
+from trl_dapo.host import compat
 
 
 LOWEST, HIGHEST = "1.12.0", "1.16.0"
@@ -75,7 +75,7 @@ def test_the_other_end_of_the_range_has_the_seams(pytestconfig):
     script = (
         "import json\n"
         "from importlib.metadata import version\n"
-        "from trl_dapo import compat\n"
+        "from trl_dapo.host import compat\n"
         "from trl import DPOTrainer, RewardTrainer\n"
         "for host in (None, DPOTrainer, RewardTrainer):\n"
         "    compat.check_host(host)\n"

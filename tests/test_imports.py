@@ -258,8 +258,8 @@ def test_every_name_in_all_resolves(module):
 
 def test_the_package_lists_its_names():
     assert dir(trl_dapo) == sorted(trl_dapo.__all__)
-    assert trl_dapo.DAPOConfig.__module__ == "trl_dapo.config"
-    assert trl_dapo.DAPOTrainer.__module__ == "trl_dapo.trainer"
+    assert trl_dapo.DAPOConfig.__module__ == "trl_dapo.dapo.config"
+    assert trl_dapo.DAPOTrainer.__module__ == "trl_dapo.dapo.trainer"
 
 
 def test_an_unknown_name_of_the_package_raises_as_python_does():

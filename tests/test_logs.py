@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from trl_dapo.logs import group_metrics, host_metrics, user_metrics
-from trl_dapo.sampling.candidates import Candidates
-from trl_dapo.sampling.groups import Selection, judge_groups
-from trl_dapo.sampling.rollouts import Round, Row
+from trl_dapo.dapo.logs import group_metrics, host_metrics, user_metrics
+from trl_dapo.dapo.sampling.candidates import Candidates
+from trl_dapo.dapo.sampling.groups import Selection, judge_groups
+from trl_dapo.dapo.sampling.rollouts import Round, Row
 
 
 def row() -> Row:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trl_dapo.loss import (
+from reference.losses import (
     accumulation_window_tokens,
     clipped_surrogate,
     fixed_length_loss,

@@ -32,7 +32,7 @@ from polgrad import policy_loss as policy_loss_of_polgrad
 from polgrad.testing import assert_conforms
 from torch import Tensor
 
-from trl_dapo.loss import group_advantages, policy_loss
+from reference.losses import group_advantages, policy_loss
 
 
 def ours(**arguments) -> Callable[..., Tensor]:

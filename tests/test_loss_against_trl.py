@@ -14,8 +14,8 @@ from torch import Tensor
 from trl import GRPOTrainer
 from trl.rewards import get_soft_overlong_punishment
 
+from reference.losses import group_advantages, policy_loss, soft_overlong_punishment
 from tiny import constant_reward, plain_dataset, tiny_args, tiny_model, tiny_tokenizer
-from trl_dapo.loss import group_advantages, policy_loss, soft_overlong_punishment
 
 
 ROWS, TOKENS, BUDGET = 4, 6, 8

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_dapo.metrics import Generated, Trained, length_metrics, rollout_metrics
-from trl_dapo.sampling.groups import Verdicts
+from trl_dapo.dapo.metrics import Generated, Trained, length_metrics, rollout_metrics
+from trl_dapo.dapo.sampling.groups import Verdicts
 
 
 NAN, INF = float("nan"), float("inf")

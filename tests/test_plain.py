@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trl_dapo.plain import is_plain
+from trl_dapo.host.plain import is_plain
 
 
 @dataclass

@@ -8,7 +8,7 @@ from transformers import PrinterCallback
 
 from trl_dapo import PPOConfig, PPOTrainer
 from trl_dapo.arena import arena_accuracy, load_warm_start, train_dataset
-from trl_dapo.demo.arm import held_out_score
+from trl_dapo.demo.run import held_out_score
 
 
 SEEDS = (0, 1, 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trl_dapo.rewards.statistics import RewardStatistics
+from trl_dapo.reward_model.statistics import RewardStatistics
 
 
 pytestmark = pytest.mark.slow

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from trl.trainer.utils import RepeatSampler
 
 from tiny import conversational_dataset, iterable_dataset, plain_dataset
-from trl_dapo.sampling.history import PromptHistory
-from trl_dapo.sampling.prompts import PromptStream
+from trl_dapo.dapo.sampling.history import PromptHistory
+from trl_dapo.dapo.sampling.prompts import PromptStream
 
 
 def letters(text: str) -> Dataset:

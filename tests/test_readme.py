@@ -63,12 +63,12 @@ def test_links_lead_somewhere(path):
 
 
 def test_toggles_and_metrics_are_in_the_docs(tmp_path):
-    from trl_dapo.config import TOGGLES
+    from trl_dapo.dapo.config import TOGGLES
 
     configuration = (ROOT / "docs" / "configuration.md").read_text()
     assert all(f"`{toggle}`" in configuration and f"`{toggle}`" in README for toggle in TOGGLES)
     metrics = (ROOT / "docs" / "metrics.md").read_text()
-    source = (ROOT / "trl_dapo" / "metrics.py").read_text() + (ROOT / "trl_dapo" / "trainer.py").read_text()
+    source = "".join(path.read_text() for path in (ROOT / "trl_dapo").rglob("*.py"))
     keys = set(re.findall(r'"(dapo/[a-z_]+)"', source))
     assert len(keys) >= 15
     assert all(f"`{key}`" in metrics for key in keys)

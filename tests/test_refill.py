@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import betabinom
 
-from trl_dapo.sampling.refill import DECAY, FIRST_QUANTILE, QUANTILE, KeepRate, round_size
+from trl_dapo.dapo.sampling.refill import DECAY, FIRST_QUANTILE, QUANTILE, KeepRate, round_size
 
 
 PLENTY = 4096

@@ -16,7 +16,7 @@ from preferences import chats, nf4, pairs, preference_args, saved, tiny_reward_m
 from tiny import snapshot, tiny_lora, tiny_model, tiny_tokenizer
 from training import assert_same_tensors
 from trl_dapo import RewardConfig, RewardTrainer
-from trl_dapo.rewards.statistics import STATISTICS_FILE, RewardStatistics
+from trl_dapo.reward_model.statistics import STATISTICS_FILE, RewardStatistics
 
 
 OURS = (
@@ -165,7 +165,7 @@ def test_the_head_is_trained_saved_and_gives_the_same_rewards(base, tmp_path, ta
 
 
 def test_the_forced_task_type_is_logged(base, tmp_path, caplog):
-    with caplog.at_level(logging.INFO, logger="trl_dapo.reward"):
+    with caplog.at_level(logging.INFO, logger="trl_dapo.reward_model.trainer"):
         build(tmp_path, model=base, peft_config=tiny_lora())
     assert "task_type: CAUSAL_LM -> SEQ_CLS" in caplog.text
 
@@ -227,7 +227,7 @@ def test_metrics_are_of_all_rows_since_the_last_log(tmp_path):
 
 
 def test_the_calibration_error_of_an_evaluation_is_that_of_its_rows(tmp_path):
-    from trl_dapo.calibration import expected_calibration_error
+    from trl_dapo.reward_model.calibration import expected_calibration_error
 
     trainer = build(tmp_path, eval_dataset=pairs(10), per_device_eval_batch_size=3)
     found = trainer.evaluate()

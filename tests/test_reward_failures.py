@@ -13,7 +13,7 @@ import torch
 from trl import GRPOTrainer
 from trl.trainer.utils import get_callable_name, is_async_callable, start_event_loop_in_daemon
 
-from trl_dapo.rewards.failures import SHOWN_CHARACTERS, named
+from trl_dapo.grpo.reward_errors import SHOWN_CHARACTERS, named
 
 
 class Judge:

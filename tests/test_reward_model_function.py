@@ -21,7 +21,7 @@ from tiny import (
 )
 from training import dapo_args
 from trl_dapo import DAPOTrainer, RewardConfig, RewardModelFunction, RewardTrainer
-from trl_dapo.rewards.statistics import RewardStatistics
+from trl_dapo.reward_model.statistics import RewardStatistics
 
 
 PROMPTS = [f"{i}+{i + 1}=" for i in range(5)]

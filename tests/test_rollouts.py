@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_dapo.sampling import rollouts
-from trl_dapo.sampling.rollouts import (
+from trl_dapo.dapo.sampling import rollouts
+from trl_dapo.dapo.sampling.rollouts import (
     Round,
     Row,
     images_in,

@@ -21,8 +21,8 @@ from test_trainer_compact import _PlainHead, assert_same_logs, distance, positio
 from tiny import parity_reward, scripted_rollout, tiny_lora, tiny_tokenizer
 from training import dapo_args, even, train
 from trl_dapo import DAPOTrainer
-from trl_dapo.positions import counted_from, numbers_columns, with_inputs
-from trl_dapo.shared_prompts import can_share, going_on_from, prompt_numbers, read_prompts
+from trl_dapo.packing.positions import counted_from, numbers_columns, with_inputs
+from trl_dapo.packing.shared_prompts import can_share, going_on_from, prompt_numbers, read_prompts
 
 
 VOCABULARY = 60

@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from trl_dapo.token_weights import checked_weights, padded, row_factors, weight_sums
+from trl_dapo.dapo.token_weights import checked_weights, padded, row_factors, weight_sums
 
 
 NAN, INF = float("nan"), float("inf")

@@ -10,6 +10,7 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import get_soft_overlong_punishment
 
+from reference.losses import group_advantages
 from tiny import (
     constant_reward,
     iterable_dataset,
@@ -22,7 +23,6 @@ from tiny import (
 )
 from training import build, dapo_args, even, groups_of, host_args, loss_mask, never, run, train
 from trl_dapo import DAPOConfig, DAPOTrainer
-from trl_dapo.loss import group_advantages
 
 
 def test_trained_batch_is_full_and_informative(tmp_path):

@@ -27,7 +27,7 @@ from tiny import (
 )
 from training import build, dapo_args, even, never, train
 from trl_dapo import DAPOTrainer
-from trl_dapo.grpo_config import ONE_DENOMINATOR_LOSSES, ROW_MEAN_LOSSES
+from trl_dapo.grpo.config import ONE_DENOMINATOR_LOSSES, ROW_MEAN_LOSSES
 
 
 # Two updates of 4 micro-batches of 4 rows from each rollout; Adam does not amplify gradients that are noise

@@ -17,7 +17,7 @@ from trl import GRPOTrainer
 from tiny import iterable_dataset, parity_reward, plain_dataset, tiny_lora
 from training import assert_same_tensors, dapo_args, host_args, train
 from trl_dapo import DAPOTrainer
-from trl_dapo.checkpoints import STATE_FILE, rank_file
+from trl_dapo.host.checkpoints import STATE_FILE, rank_file
 
 
 HERE = Path(__file__).parent

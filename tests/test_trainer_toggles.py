@@ -6,7 +6,7 @@ import torch
 from tiny import parity_reward, plain_dataset, scripted_rollout
 from training import assert_same_run, assert_same_tensors, dapo_args, loss_mask, record_rollouts, train
 from trl_dapo import DAPOTrainer
-from trl_dapo.config import TOGGLES
+from trl_dapo.dapo.config import TOGGLES
 
 
 OFF = dict.fromkeys(TOGGLES, False)

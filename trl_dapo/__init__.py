@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from .config import DAPOConfig
-    from .dpo import DPOTrainer
-    from .dpo_config import DPOConfig
-    from .grpo import GRPOTrainer
-    from .grpo_config import GRPOConfig
-    from .ppo import PPOTrainer
-    from .ppo_config import PPOConfig
-    from .reward import RewardTrainer
-    from .reward_config import RewardConfig
-    from .rewards.model import RewardModelFunction
-    from .trainer import DAPOTrainer
+    from .dapo.config import DAPOConfig
+    from .dapo.trainer import DAPOTrainer
+    from .dpo.config import DPOConfig
+    from .dpo.trainer import DPOTrainer
+    from .grpo.config import GRPOConfig
+    from .grpo.trainer import GRPOTrainer
+    from .ppo.config import PPOConfig
+    from .ppo.trainer import PPOTrainer
+    from .reward_model.config import RewardConfig
+    from .reward_model.function import RewardModelFunction
+    from .reward_model.trainer import RewardTrainer
 
 __version__ = "0.1.0"
 
@@ -39,17 +39,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DAPOConfig": ".config",
-    "DAPOTrainer": ".trainer",
-    "DPOConfig": ".dpo_config",
-    "DPOTrainer": ".dpo",
-    "GRPOConfig": ".grpo_config",
-    "GRPOTrainer": ".grpo",
-    "PPOConfig": ".ppo_config",
-    "PPOTrainer": ".ppo",
-    "RewardConfig": ".reward_config",
-    "RewardModelFunction": ".rewards.model",
-    "RewardTrainer": ".reward",
+    "DAPOConfig": ".dapo.config",
+    "DAPOTrainer": ".dapo.trainer",
+    "DPOConfig": ".dpo.config",
+    "DPOTrainer": ".dpo.trainer",
+    "GRPOConfig": ".grpo.config",
+    "GRPOTrainer": ".grpo.trainer",
+    "PPOConfig": ".ppo.config",
+    "PPOTrainer": ".ppo.trainer",
+    "RewardConfig": ".reward_model.config",
+    "RewardModelFunction": ".reward_model.function",
+    "RewardTrainer": ".reward_model.trainer",
 }
 
 

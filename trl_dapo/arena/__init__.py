@@ -17,7 +17,7 @@ trainer = GRPOTrainer(model, arena_accuracy, train_dataset=train_dataset(2048), 
 from .data import held_out_dataset, train_dataset
 from .evaluation import ArenaScore, Sample, evaluate, sample
 from .model import build_model, load_reward_start, load_warm_start
-from .preferences import preference_dataset
+from .pairs import preference_dataset
 from .task import LENGTHS, Problem, arena_accuracy, is_held_out, is_sound, parse_prompt, style_of
 from .tokenizer import build_tokenizer
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from trl import ModelConfig
 
-from trl_dapo.grpo_config import GRPOConfig
+from trl_dapo.grpo.config import GRPOConfig
 
 from .errors import UsageError
 

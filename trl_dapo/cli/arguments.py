@@ -18,10 +18,10 @@ from transformers import TrainingArguments
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 
 from .arena_run import is_arena_run, settle_arena_run
-from .batch import check_batch
+from .check_batch import check_batch
 from .errors import UsageError, one_line
 from .precedence import yield_to_given
-from .rewards import KNOWN
+from .reward_names import KNOWN
 
 
 @dataclass

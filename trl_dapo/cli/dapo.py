@@ -14,11 +14,11 @@ from trl_dapo.cli.arguments import Arguments, DAPOParser, DAPOScriptArguments
 from trl_dapo.cli.config_file import read_config_file, split_config_flag
 from trl_dapo.cli.dry_run import print_dry_run
 from trl_dapo.cli.errors import UsageError, report
+from trl_dapo.cli.offline import constructed
 from trl_dapo.cli.online import train_and_save, trainer_arguments
-from trl_dapo.cli.preferences import constructed
 from trl_dapo.cli.preflight import checkpoint, preflight
-from trl_dapo.config import DAPOConfig
-from trl_dapo.trainer import DAPOTrainer
+from trl_dapo.dapo.config import DAPOConfig
+from trl_dapo.dapo.trainer import DAPOTrainer
 
 
 __all__ = ["main", "make_parser", "preflight", "print_dry_run", "run_script"]

@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DatasetsError
 from trl import DatasetMixtureConfig, ScriptArguments, get_dataset
 
-from trl_dapo.planning import check_dataset
+from trl_dapo.grpo.batch_size import check_dataset
 
 from .errors import UsageError, one_line
 

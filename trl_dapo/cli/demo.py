@@ -51,9 +51,9 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from trl_dapo.arena import load_warm_start
-    from trl_dapo.demo.arm import DAPO, DEFAULT_LEARNING_RATE, GRPO, ArmResult, held_out_score, run_arm
     from trl_dapo.demo.display import shown
     from trl_dapo.demo.report import result_table, verdict, write_curves, write_json
+    from trl_dapo.demo.run import DAPO, DEFAULT_LEARNING_RATE, GRPO, ArmResult, held_out_score, run_arm
 
     # Files have no width; 80 columns would break the table
     console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)

@@ -11,12 +11,12 @@ from trl import DatasetMixtureConfig, ModelConfig
 from trl import DPOConfig as HostConfig
 
 from trl_dapo.arena import load_warm_start
-from trl_dapo.cli import preferences
+from trl_dapo.cli import offline as preferences
 from trl_dapo.cli.arguments import Arguments
 from trl_dapo.cli.dry_run import print_config
-from trl_dapo.cli.preferences import PreferenceParser, PreferenceScriptArguments, preflight
-from trl_dapo.dpo import DPOTrainer
-from trl_dapo.dpo_config import DPOConfig
+from trl_dapo.cli.offline import PreferenceParser, PreferenceScriptArguments, preflight
+from trl_dapo.dpo.config import DPOConfig
+from trl_dapo.dpo.trainer import DPOTrainer
 
 
 __all__ = ["main", "make_parser", "preflight", "print_dry_run"]

@@ -8,8 +8,8 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from trl_dapo.config import TOGGLES, DAPOConfig
-from trl_dapo.planning import batch_plan, describe
+from trl_dapo.dapo.batch_plan import batch_plan, describe
+from trl_dapo.dapo.config import TOGGLES, DAPOConfig
 
 from .arguments import Arguments
 

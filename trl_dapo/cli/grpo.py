@@ -12,10 +12,10 @@ from trl import DatasetMixtureConfig, ModelConfig
 from trl_dapo.cli import online
 from trl_dapo.cli.arguments import Arguments, DAPOScriptArguments
 from trl_dapo.cli.dry_run import print_config
-from trl_dapo.cli.preferences import run_script
+from trl_dapo.cli.offline import run_script
 from trl_dapo.cli.preflight import preflight
-from trl_dapo.grpo import GRPOTrainer
-from trl_dapo.grpo_config import GRPOConfig
+from trl_dapo.grpo.config import GRPOConfig
+from trl_dapo.grpo.trainer import GRPOTrainer
 
 
 __all__ = ["main", "make_parser", "preflight", "print_dry_run"]

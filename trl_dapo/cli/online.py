@@ -9,11 +9,11 @@ from trl import DatasetMixtureConfig, ModelConfig, get_peft_config, get_quantiza
 
 from .arena_run import SETTINGS, arena_run, check_arena_run, is_arena_run, settle_arena_run
 from .arguments import Arguments, CommandParser, DAPOScriptArguments
-from .batch import check_batch
+from .check_batch import check_batch
 from .data import column_names, load_data
-from .preferences import constructed
+from .offline import constructed
 from .preflight import checkpoint
-from .rewards import check_columns, reward_functions
+from .reward_names import check_columns, reward_functions
 
 
 logger = get_logger(__name__)

@@ -12,10 +12,10 @@ from trl import DatasetMixtureConfig, ModelConfig
 from trl_dapo.cli import online
 from trl_dapo.cli.arguments import Arguments, DAPOScriptArguments
 from trl_dapo.cli.dry_run import print_config
-from trl_dapo.cli.preferences import run_script
+from trl_dapo.cli.offline import run_script
 from trl_dapo.cli.preflight import preflight
-from trl_dapo.ppo import PPOTrainer
-from trl_dapo.ppo_config import PPOConfig
+from trl_dapo.ppo.config import PPOConfig
+from trl_dapo.ppo.trainer import PPOTrainer
 
 
 __all__ = ["main", "make_parser", "preflight", "print_dry_run"]

@@ -9,9 +9,9 @@ mapping of fields in, one line per change out.
 from collections.abc import Set
 from typing import Any
 
-from trl_dapo.config import TOGGLES, toggles_beside
+from trl_dapo.dapo.config import TOGGLES, toggles_beside
 
-from .rewards import LENGTH_PENALTY_NAMES
+from .reward_names import LENGTH_PENALTY_NAMES
 
 
 # The fields of TRL that speak of the same thing as a toggle

@@ -8,15 +8,15 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from trl_dapo.checkpoints import choose, read_state
-from trl_dapo.grpo_config import GRPOConfig
+from trl_dapo.grpo.config import GRPOConfig
+from trl_dapo.host.checkpoints import choose, read_state
 
 from .arena_run import check_arena_run
 from .arguments import Arguments
 from .data import column_names, load_data
 from .errors import UsageError, one_line
 from .hub import check_dataset_name, check_model
-from .rewards import HOST_REWARDS, check_columns, check_reward_names, reward_functions
+from .reward_names import HOST_REWARDS, check_columns, check_reward_names, reward_functions
 
 
 def preflight(arguments: Arguments) -> None:

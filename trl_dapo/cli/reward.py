@@ -10,12 +10,12 @@ from trl import DatasetMixtureConfig, ModelConfig
 from trl import RewardConfig as HostConfig
 
 from trl_dapo.arena import load_reward_start
-from trl_dapo.cli import preferences
+from trl_dapo.cli import offline as preferences
 from trl_dapo.cli.arguments import Arguments
 from trl_dapo.cli.dry_run import print_config
-from trl_dapo.cli.preferences import PreferenceParser, PreferenceScriptArguments, preflight
-from trl_dapo.reward import RewardTrainer
-from trl_dapo.reward_config import RewardConfig
+from trl_dapo.cli.offline import PreferenceParser, PreferenceScriptArguments, preflight
+from trl_dapo.reward_model.config import RewardConfig
+from trl_dapo.reward_model.trainer import RewardTrainer
 
 
 __all__ = ["main", "make_parser", "preflight", "print_dry_run"]

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from .arm import Example, Listener, Point
+from .run import Example, Listener, Point
 
 
 SPARKS = "▁▂▃▄▅▆▇█"

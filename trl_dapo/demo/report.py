@@ -12,7 +12,7 @@ from rich.table import Table
 
 from trl_dapo.arena import ArenaScore
 
-from .arm import ArmResult
+from .run import ArmResult
 
 
 def mean_with_interval(values: list[float]) -> str:

@@ -1,0 +1,45 @@
+"""
+Whether groups fit into the generation batch, told in the terms of the fields that a user can change.
+"""
+
+from typing import Any
+
+from trl_dapo.dapo.config import DEFAULT_UPDATES_PER_ROLLOUT
+
+from .errors import UsageError
+
+
+def check_batch(values: dict[str, Any], processes: int) -> None:
+    """
+    Raises [`UsageError`] where the generation batch does not hold whole groups.
+
+    Args:
+        values (`dict[str, Any]`):
+            The fields by name.
+        processes (`int`):
+            How many processes share the batch.
+    """
+    rows, group = _generation_batch(values, processes), values["num_generations"]
+    if not isinstance(group, int) or group < 1 or rows % group == 0:
+        return
+    divisors = [str(size) for size in range(2, min(rows, 64) + 1) if rows % size == 0]
+    if values["generation_batch_size"] is not None:
+        product = "generation_batch_size"
+    else:
+        product = (
+            f"per_device_train_batch_size {values['per_device_train_batch_size']} x {processes} processes x "
+            f"{rows // (values['per_device_train_batch_size'] * processes)} steps per generation"
+        )
+    raise UsageError(
+        f"num_generations={group} does not divide the generation batch of {rows} completions ({product}). Set "
+        f"num_generations to one of {', '.join(divisors) or '(none)'}, or make the batch a multiple of {group}."
+    )
+
+
+def _generation_batch(values: dict[str, Any], processes: int) -> int:
+    if values["generation_batch_size"] is not None:
+        return values["generation_batch_size"]
+    # A field of DAPO alone; TRL's rollouts are for one update by default
+    updates = (values["updates_per_rollout"] or DEFAULT_UPDATES_PER_ROLLOUT) if "updates_per_rollout" in values else 1
+    steps = values["steps_per_generation"] or updates * values["gradient_accumulation_steps"]
+    return values["per_device_train_batch_size"] * processes * steps

@@ -1,0 +1,106 @@
+"""
+From the names of reward functions to the functions.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from trl_dapo.dapo.config import DAPOConfig
+from trl_dapo.dapo.overlong import default_soft_punish_cache, soft_overlong_punishment
+from trl_dapo.grpo.config import GRPOConfig
+from trl_dapo.host.required import required
+
+from .errors import UsageError
+
+
+HOST_REWARDS = ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward")
+LENGTH_PENALTY = "get_soft_overlong_punishment"
+LENGTH_PENALTY_NAMES = frozenset({LENGTH_PENALTY})
+KNOWN = (*HOST_REWARDS, LENGTH_PENALTY, "arena_accuracy")
+
+# What the trainer passes to every reward function, whatever the dataset has
+PASSED_ALWAYS = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
+
+RewardFunction = Callable[..., Any]
+
+
+def check_reward_names(names: Sequence[str]) -> None:
+    """Raises [`UsageError`] for a name that leads nowhere; the user's modules are looked for and not imported."""
+    for name in names:
+        if name in KNOWN:
+            continue
+        if "." not in name:
+            raise UsageError(
+                f"reward_funcs: unknown reward function {name!r}. Choose among {', '.join(KNOWN)}, or give a dotted "
+                "import path such as my_lib.rewards.my_reward."
+            )
+        module = name.rpartition(".")[0]
+        _look_in_working_directory()
+        try:
+            found = importlib.util.find_spec(module)
+        except ModuleNotFoundError as error:
+            found = None if module.startswith(f"{error.name}") else _raise(error)
+        if found is None:
+            raise UsageError(
+                f"reward_funcs: {name!r} cannot be imported: there is no module {module!r} on the path or in "
+                f"{os.getcwd()}."
+            )
+
+
+def reward_functions(names: Sequence[str], args: GRPOConfig) -> list[RewardFunction]:
+    """Returns the functions behind the names, the user's own modules imported."""
+    check_reward_names(names)
+    return [_function(name, args) for name in names]
+
+
+def check_columns(functions: Sequence[RewardFunction], columns: Sequence[str]) -> None:
+    """Raises [`UsageError`] for a reward function that needs a column which the dataset does not have."""
+    for function in functions:
+        missing = [name for name in _required(function) if name not in PASSED_ALWAYS and name not in columns]
+        if missing:
+            raise UsageError(
+                f"reward_funcs: {_name(function)} needs the column {missing[0]!r}, and the dataset has the columns "
+                f"{', '.join(columns)}. Add or rename the column, or choose another reward function."
+            )
+
+
+def _function(name: str, args: GRPOConfig) -> RewardFunction:
+    if name in HOST_REWARDS:
+        return getattr(importlib.import_module("trl.rewards"), name)
+    if name == LENGTH_PENALTY:
+        # TRL's script fixes the widths at 1280 and 256, so that at another `max_completion_length` the penalty falls
+        # on no completion or on most. These follow the config; at 1280 they are TRL's numbers, 256 being a fifth.
+        longest = required(args.max_completion_length)
+        width = args.soft_punish_cache if isinstance(args, DAPOConfig) else default_soft_punish_cache(longest)
+        return soft_overlong_punishment(longest, required(width))
+    if name == "arena_accuracy":
+        return importlib.import_module("trl_dapo.arena").arena_accuracy
+    module, _, attribute = name.rpartition(".")
+    function = getattr(importlib.import_module(module), attribute, None)
+    if not callable(function):
+        raise UsageError(f"reward_funcs: {name!r}: the module {module!r} has no function {attribute!r}.")
+    return function
+
+
+def _required(function: RewardFunction) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [one.name for one in parameters if one.kind in by_name and one.default is inspect.Parameter.empty]
+
+
+def _name(function: RewardFunction) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _look_in_working_directory() -> None:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def _raise(error: Exception) -> None:
+    raise error

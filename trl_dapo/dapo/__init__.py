@@ -1,0 +1,1 @@
+"""DAPO: `DAPOTrainer`, its config, and its parts, one file each; dynamic sampling is in `sampling`."""

@@ -1,0 +1,555 @@
+"""
+`DAPOConfig`: TRL's `GRPOConfig` with DAPO's five parts as toggles.
+
+A toggle decides what TRL's scattered fields say; whoever sets such a field himself must agree with the toggle. The
+invariant: after construction the toggles and TRL's fields tell the same story.
+"""
+
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from trl import GRPOConfig as HostConfig
+
+from ..grpo.config import GRPOConfig
+from ..host.required import required
+from .overlong import default_soft_punish_cache
+
+
+TOGGLES = (
+    "overlong_filtering",
+    "clip_higher",
+    "soft_overlong_punishment",
+    "token_level_loss",
+    "dynamic_sampling",
+)
+
+# The field of TRL that a toggle sets, where there is one
+GOVERNED = {
+    "overlong_filtering": "mask_truncated_completions",
+    "clip_higher": "epsilon_high",
+    "token_level_loss": "loss_type",
+}
+
+# Switches on the prompt stream of dynamic sampling
+PROMPT_SWITCHES = ("skip_degenerate", "skip_solved_above", "prompt_selection")
+
+# Parameters that mean nothing, and are refused, where the toggle is off
+RELIANT = {
+    "dynamic_sampling": (*PROMPT_SWITCHES, "surplus", "surplus_max_age"),
+    "token_level_loss": ("token_level_scope",),
+}
+
+# Values of fields that take one of a few words
+CHOICES = {
+    "dynamic_sampling_on_exhaustion": ("fill", "raise"),
+    "skip_degenerate": (None, "greso"),
+    "prompt_selection": (None, "thompson"),
+    "surplus": ("discard", "carry"),
+    "token_level_scope": ("batch", "prompt"),
+}
+
+# Losses that are a sum over tokens divided by one number for all of a rollout's updates
+TOKEN_SUM_LOSSES = ("dapo", "cispo")
+
+# Rows of the paper's Table 1, cumulative
+LADDER = ("naive GRPO", *("+ " + toggle.replace("_", " ").replace("clip higher", "clip-higher") for toggle in TOGGLES))
+
+# How each loss type of TRL weights tokens: all alike, or first averaged within their completion
+TOKEN_LEVEL_LOSSES = ("dapo", "bnpo", "dr_grpo", "cispo", "vespo")
+SEQUENCE_LEVEL_LOSSES = ("grpo", "sapo", "luspo")
+UNCLIPPED_LOSSES = ("sapo", "vespo")
+
+PAPER_EPSILON_HIGH = 0.28
+PAPER_WARMUP_ROLLOUTS = 20
+DEFAULT_UPDATES_PER_ROLLOUT = 4
+
+
+@dataclass
+class DAPOConfig(GRPOConfig):
+    r"""
+    Configuration class for the [`DAPOTrainer`].
+
+    It takes every parameter of [`~trl.GRPOConfig`] and of [`GRPOConfig`]. Sections are those of the [DAPO
+    paper](https://huggingface.co/papers/2503.14476). With all five toggles off, the trainer is
+    [`~trl.GRPOTrainer`], and micro-batches are compact only if `max_tokens_per_microbatch` is set.
+
+    Parameters:
+        > The five parts, in the order of the paper's Table 1
+
+        overlong_filtering (`bool`, *optional*, defaults to `True`):
+            Leave truncated completions out of the loss (§3.4). Sets `mask_truncated_completions`.
+        clip_higher (`bool`, *optional*, defaults to `True`):
+            Give the upper bound of the clip range a value of its own (§3.1). Sets `epsilon_high`.
+        soft_overlong_punishment (`bool`, *optional*, defaults to `True`):
+            Add TRL's `soft_overlong_punishment_reward` (Eq. 13, §3.4) as a reward column that dynamic sampling does
+            not look at.
+        token_level_loss (`bool`, *optional*, defaults to `True`):
+            Weight all tokens of an update alike (§3.3). Sets `loss_type` to `"dapo"`, or to `"grpo"` when off.
+        dynamic_sampling (`bool`, *optional*, defaults to `True`):
+            Replace groups whose raw metric does not vary by groups of other prompts until the batch is full (§3.2).
+
+        > Parameters of the parts
+
+        epsilon_high (`float`, *optional*):
+            Upper bound of the clip range is `1 + epsilon_high`. Defaults to `0.28` (§4.1) with `clip_higher`, else to
+            `epsilon`.
+        soft_punish_cache (`int`, *optional*):
+            Width in tokens of the penalised band below `max_completion_length`. Defaults to the paper's share of it,
+            4096 of 20480 (§4.1).
+        overlong_penalty_factor (`float`, *optional*, defaults to `1.0`):
+            Weight of the length penalty: reward is `R - overlong_penalty_factor * LengthPenalty`.
+        max_refill_rounds (`int`, *optional*, defaults to `10`):
+            Generation rounds after the first, per rollout. With `0`, degenerate groups are left out of the loss and
+            not replaced.
+        dynamic_sampling_metric (`str`, *optional*):
+            Name of the reward function whose values dynamic sampling looks at, as TRL logs it (`rewards/<name>/mean`).
+            Defaults to the weighted sum of all reward functions but soft overlong punishments.
+        dynamic_sampling_tolerance (`float`, *optional*, defaults to `1e-6`):
+            A group is informative when `max - min` of its metric exceeds this.
+        dynamic_sampling_on_exhaustion (`str`, *optional*, defaults to `"fill"`):
+            What to do when the rounds are spent and the batch is not full: `"fill"` it with degenerate groups that
+            stay out of the loss and of its denominator, or `"raise"`.
+
+        > Which prompts are generated, and how many at once
+
+        max_round_batches (`float`, *optional*, defaults to `1.0`):
+            Size of a generation round at most, in generation batches. TRL's generation with transformers holds a whole
+            round in memory; with vLLM, or memory to spare, a larger bound saves refill rounds where few groups are
+            informative.
+        skip_degenerate (`str`, *optional*):
+            `"greso"` skips prompts whose groups were degenerate at their last visits, with a probability that rises
+            with the number of these visits ([GRESO](https://huggingface.co/papers/2506.02177)).
+        skip_solved_above (`float`, *optional*):
+            Never again generate a prompt of which at least this share of completions was right at its last visit (no
+            positive resampling, [ScaleRL](https://huggingface.co/papers/2510.13786) has 0.9).
+        prompt_selection (`str`, *optional*):
+            `"thompson"` chooses prompts whose pass rate, drawn from its Beta posterior, is closest to 1/2
+            ([MoPPS](https://huggingface.co/papers/2507.04632)).
+        surplus (`str`, *optional*, defaults to `"discard"`):
+            What becomes of informative groups beyond the batch: `"discard"`, which keeps training on-policy, or
+            `"carry"` them into the next batch with the log-probs of the policy that generated them.
+        surplus_max_age (`int`, *optional*):
+            Largest age of a carried group when its rollout begins, in optimizer updates. Carried groups serve in the
+            next rollout or not at all, so their age is the updates of one rollout; a lower bound is refused.
+
+        > Weights of tokens
+
+        token_level_scope (`str`, *optional*, defaults to `"batch"`):
+            Tokens that a token's loss is divided by: those of the `"batch"` (TRL, verl), or those of its own group,
+            `"prompt"`, averaged over groups, as Eq. 12 of the paper is written.
+
+        > Parameters whose default differs from TRL's
+
+        disable_dropout (`bool`, *optional*, defaults to `True`):
+            As in [`GRPOConfig`].
+        updates_per_rollout (`int`, *optional*):
+            Optimizer updates per pass over a rollout. Sets `steps_per_generation` to that many times
+            `gradient_accumulation_steps` where neither `steps_per_generation` nor `generation_batch_size` is set.
+            Defaults to `4`; the paper has 16 (§4.1). With 1, the importance ratio is exactly 1 and nothing is ever
+            clipped.
+        lr_scheduler_type (`str`, *optional*, defaults to `"constant_with_warmup"`):
+            The paper trains with a constant learning rate after a linear warm-up (§4.1).
+        warmup_steps (`float`, *optional*):
+            Defaults to the paper's 20 rollouts (§4.1) counted in optimizer steps.
+        beta (`float`, *optional*, defaults to `0.0`):
+            Coefficient of the KL divergence. The paper has none (§2.3), and neither has TRL by default.
+        mask_truncated_completions (`bool`, *optional*):
+            Follows `overlong_filtering`.
+        loss_type (`str`, *optional*):
+            Follows `token_level_loss`. Other loss types of TRL can be chosen where they agree with the toggle.
+    """
+
+    overlong_filtering: bool = field(
+        default=True, metadata={"help": "Leave truncated completions out of the loss (DAPO paper, section 3.4)."}
+    )
+    clip_higher: bool = field(
+        default=True, metadata={"help": "Raise the upper clip bound alone (DAPO paper, section 3.1)."}
+    )
+    soft_overlong_punishment: bool = field(
+        default=True, metadata={"help": "Add the length penalty of Eq. 13 (DAPO paper, section 3.4)."}
+    )
+    token_level_loss: bool = field(
+        default=True, metadata={"help": "Weight all tokens of an update alike (DAPO paper, section 3.3)."}
+    )
+    dynamic_sampling: bool = field(
+        default=True, metadata={"help": "Replace groups whose raw metric is constant (DAPO paper, section 3.2)."}
+    )
+    epsilon_high: float | None = field(
+        default=None,
+        metadata={"help": "Upper clip bound is 1 + epsilon_high. 0.28 with clip_higher, else epsilon."},
+    )
+    soft_punish_cache: int | None = field(
+        default=None,
+        metadata={"help": "Width in tokens of the penalised band. A fifth of max_completion_length by default."},
+    )
+    overlong_penalty_factor: float = field(default=1.0, metadata={"help": "Weight of the length penalty."})
+    max_refill_rounds: int = field(
+        default=10, metadata={"help": "Generation rounds after the first, per rollout. 0: filter without refill."}
+    )
+    dynamic_sampling_metric: str | None = field(
+        default=None,
+        metadata={"help": "Reward function that dynamic sampling looks at. All but length penalties by default."},
+    )
+    dynamic_sampling_tolerance: float = field(
+        default=1e-6, metadata={"help": "A group is informative when max - min of its metric exceeds this."}
+    )
+    dynamic_sampling_on_exhaustion: str = field(
+        default="fill",
+        metadata={"help": "When the rounds are spent: 'fill' with groups outside of the loss, or 'raise'."},
+    )
+    max_round_batches: float = field(
+        default=1.0, metadata={"help": "Size of a generation round at most, in generation batches."}
+    )
+    skip_degenerate: str | None = field(
+        default=None, metadata={"help": "'greso': skip prompts that were degenerate at their last visits."}
+    )
+    skip_solved_above: float | None = field(
+        default=None,
+        metadata={"help": "Never again generate prompts with at least this share of right completions, e.g. 0.9."},
+    )
+    prompt_selection: str | None = field(
+        default=None, metadata={"help": "'thompson': choose prompts with a pass rate close to 1/2."}
+    )
+    surplus: str = field(
+        default="discard", metadata={"help": "Informative groups beyond the batch: 'discard' or 'carry' them over."}
+    )
+    surplus_max_age: int | None = field(
+        default=None,
+        metadata={
+            "help": "Largest age of a carried group, in optimizer updates. Below those of one rollout: refused."
+        },
+    )
+    token_level_scope: str = field(
+        default="batch", metadata={"help": "Tokens are averaged over the 'batch', or over each 'prompt' first."}
+    )
+    updates_per_rollout: int | None = field(
+        default=None, metadata={"help": "Optimizer updates per pass over a rollout. 4 by default; the paper has 16."}
+    )
+    lr_scheduler_type: str = field(
+        default="constant_with_warmup",
+        metadata={"help": "Learning rate schedule; the paper's is constant after a warm-up."},
+    )
+    warmup_steps: float | None = field(  # ty: ignore[incompatible-attribute-override]
+        default=None,
+        metadata={"help": "Warm-up in optimizer steps. By default the paper's 20 rollouts."},
+    )
+    mask_truncated_completions: bool | None = field(  # ty: ignore[incompatible-attribute-override]
+        default=None, metadata={"help": "Follows overlong_filtering."}
+    )
+    loss_type: str | None = field(  # ty: ignore[incompatible-attribute-override]
+        default=None, metadata={"help": "'dapo' with token_level_loss, else 'grpo'; or another type of TRL."}
+    )
+
+    def __post_init__(self) -> None:
+        self._settle_updates_per_rollout()
+        warmup_steps, self.warmup_steps = self.warmup_steps, self.warmup_steps or 0
+        super().__post_init__()
+        if warmup_steps is None:
+            self.warmup_steps = self._paper_warmup_steps()
+        self._settle_toggles()
+        self._check_parameters()
+
+    @classmethod
+    def naive_grpo(cls, *args: Any, **kwargs: Any) -> Self:
+        """Returns a config with all five toggles off: the first row of the paper's Table 1."""
+        values: dict[str, Any] = {**dict.fromkeys(TOGGLES, False), **kwargs}
+        return cls(*args, **values)
+
+    @classmethod
+    def ladder(cls, output_dir: str = "trainer_output", **kwargs: Any) -> list[Self]:
+        """
+        Returns the six configs of the paper's Table 1, from naive GRPO to DAPO, each adding one toggle.
+
+        The rows are called as in [`LADDER`]; each has a folder of its own under `output_dir`. Parameters of a part are
+        left out of the rows in which it is off.
+        """
+        given = [toggle for toggle in TOGGLES if toggle in kwargs]
+        if given:
+            raise ValueError(f"`ladder` sets the toggles, and got {given[0]}={kwargs[given[0]]}. Leave it out.")
+        configs = []
+        for row, name in enumerate(LADDER):
+            toggles = {toggle: position < row for position, toggle in enumerate(TOGGLES)}
+            folder = f"{row}-" + name.removeprefix("+ ").replace(" ", "-").lower()
+            off = [governed for toggle, governed in GOVERNED.items() if not toggles[toggle]]
+            off += [reliant for toggle, names in RELIANT.items() if not toggles[toggle] for reliant in names]
+            values: dict[str, Any] = {**{key: kwargs[key] for key in kwargs if key not in off}, **toggles}
+            configs.append(cls(str(Path(output_dir) / folder), **values))
+        return configs
+
+    @classmethod
+    def from_grpo_config(cls, config: HostConfig) -> tuple[Self, list[str]]:
+        """
+        Returns the config promoted to DAPO, and one line for each field that changed.
+
+        Fields that hold [`~trl.GRPOConfig`]'s default take DAPO's; fields that the user set stay, and so does the size
+        of the rollout. A toggle that such a field contradicts is off.
+        """
+        promoted = object.__new__(cls)
+        promoted.__dict__.update(vars(config))
+        # Not constructed anew: the host's checks have rewritten some fields in ways that they would not accept again
+        for own in fields(cls):
+            if own.name not in vars(config):
+                made = own.default_factory is not MISSING
+                setattr(promoted, own.name, own.default_factory() if made else own.default)
+        promoted.__dict__.update(toggles_beside(vars(config)))
+        for name in GOVERNED.values():
+            if not _is_set(config, name):
+                setattr(promoted, name, None)
+        if not _is_set(config, "disable_dropout"):
+            promoted.disable_dropout = True
+        promoted.updates_per_rollout = max(
+            1, required(config.steps_per_generation) // config.gradient_accumulation_steps
+        )
+        if not _is_set(config, "lr_scheduler_type"):
+            promoted.lr_scheduler_type = type(config.lr_scheduler_type)("constant_with_warmup")
+            if not _is_set(config, "warmup_steps"):
+                promoted.warmup_steps = promoted._paper_warmup_steps()
+        promoted._settle_toggles()
+        promoted._check_parameters()
+        return promoted, promoted._changes_since(config)
+
+    def without(self, *toggles: str) -> Self:
+        """Returns a copy with these toggles off, e.g. `config.without("clip_higher")`."""
+        unknown = [toggle for toggle in toggles if toggle not in TOGGLES]
+        if unknown:
+            raise ValueError(f"`without` got {unknown[0]!r}, which is not a toggle. The toggles are {list(TOGGLES)}.")
+        cls = type(self)
+        copy = object.__new__(cls)
+        copy.__dict__.update(vars(self))
+        for toggle in toggles:
+            setattr(copy, toggle, False)
+            if toggle in GOVERNED:
+                setattr(copy, GOVERNED[toggle], None)
+            for name in RELIANT.get(toggle, ()):
+                setattr(copy, name, next(own.default for own in fields(cls) if own.name == name))
+        copy._settle_toggles()
+        return copy
+
+    @property
+    def compacts(self) -> bool:
+        """Whether micro-batches are packed anew, rather than TRL's own."""
+        # With every toggle off the trainer is TRL's bit for bit, and sums in another order would not be
+        asked = self.max_tokens_per_microbatch is not None or any(getattr(self, toggle) for toggle in TOGGLES)
+        return asked and super().compacts
+
+    @property
+    def drops_finished_rows(self) -> bool:
+        """Whether generation leaves out rows that have ended."""
+        return super().drops_finished_rows and any(getattr(self, toggle) for toggle in TOGGLES)
+
+    @property
+    def batch_size_fields(self) -> tuple[str, ...]:
+        """The fields to lower where a generation batch needs too many prompts."""
+        return "updates_per_rollout", *super().batch_size_fields
+
+    @property
+    def selects_prompts(self) -> bool:
+        """Whether some prompts are passed over for what they taught so far."""
+        return any(getattr(self, name) is not None for name in PROMPT_SWITCHES)
+
+    @property
+    def updates_between_generations(self) -> float:
+        """Optimizer updates from one rollout to the next, `num_iterations` passes over it included."""
+        return required(self.steps_per_generation) * self.num_iterations / self.gradient_accumulation_steps
+
+    def inert_parts(self) -> list[str]:
+        """Returns one line for each part that is on and cannot have the effect that its name promises."""
+        lines = []
+        if self.clip_higher and self.loss_type in UNCLIPPED_LOSSES:
+            lines.append(f"`clip_higher` has no effect: loss_type={self.loss_type!r} does not clip.")
+        elif self.clip_higher and self.updates_between_generations <= 1:
+            lines.append(
+                "`clip_higher` has no effect: with one optimizer update per rollout the importance ratio is always 1. "
+                f"Raise `steps_per_generation` ({self.steps_per_generation}) to a multiple of "
+                f"`gradient_accumulation_steps` ({self.gradient_accumulation_steps}): "
+                f"{16 * self.gradient_accumulation_steps} is the paper's 16 updates per rollout."
+            )
+        if self.soft_overlong_punishment and required(self.soft_punish_cache) >= required(self.max_completion_length):
+            lines.append(
+                f"`soft_overlong_punishment` is not soft: soft_punish_cache={self.soft_punish_cache} is not below "
+                f"max_completion_length={self.max_completion_length}, so that every token of every completion is "
+                "penalised."
+            )
+        if 0 < self.max_steps < 2 * required(self.warmup_steps):
+            lines.append(
+                f"Warm-up takes {self.warmup_steps:g} of {self.max_steps} optimizer steps. Lower `warmup_steps` "
+                "(by default the paper's 20 rollouts)."
+            )
+        return lines
+
+    def _settle_updates_per_rollout(self) -> None:
+        asked = self.updates_per_rollout
+        if asked is not None and asked < 1:
+            raise ValueError(f"`updates_per_rollout` must be at least 1, got {asked}.")
+        chosen = "steps_per_generation" if self.steps_per_generation is not None else "generation_batch_size"
+        if getattr(self, chosen) is None:
+            self.updates_per_rollout = DEFAULT_UPDATES_PER_ROLLOUT if asked is None else asked
+            self.steps_per_generation = self.updates_per_rollout * self.gradient_accumulation_steps
+        elif asked is not None:
+            raise ValueError(
+                f"`updates_per_rollout` ({asked}) and `{chosen}` ({getattr(self, chosen)}) both set the size of a "
+                "rollout. Leave one of them out."
+            )
+
+    def _paper_warmup_steps(self) -> int:
+        return int(PAPER_WARMUP_ROLLOUTS * max(1.0, self.updates_between_generations))
+
+    def _settle_toggles(self) -> None:
+        self._settle_overlong_filtering()
+        self._settle_clip_higher()
+        self._settle_token_level_loss()
+        if self.soft_punish_cache is None and self.max_completion_length is not None:
+            self.soft_punish_cache = default_soft_punish_cache(self.max_completion_length)
+        if self.updates_per_rollout is None:
+            self.updates_per_rollout = max(1, required(self.steps_per_generation) // self.gradient_accumulation_steps)
+
+    def _settle_overlong_filtering(self) -> None:
+        if self.mask_truncated_completions is None:
+            self.mask_truncated_completions = self.overlong_filtering
+        if self.mask_truncated_completions != self.overlong_filtering:
+            raise ValueError(
+                f"overlong_filtering={self.overlong_filtering} contradicts "
+                f"mask_truncated_completions={self.mask_truncated_completions}. Leave `mask_truncated_completions` "
+                "out; the toggle sets it."
+            )
+
+    def _settle_clip_higher(self) -> None:
+        if self.epsilon_high is None and self.clip_higher:
+            if self.loss_type == "cispo":
+                raise ValueError(
+                    "clip_higher=True with loss_type='cispo' needs an explicit `epsilon_high`: CISPO reads it as the "
+                    "cap of the importance ratio itself, for which TRL recommends 5.0. Set `epsilon_high`, or "
+                    "clip_higher=False."
+                )
+            self.epsilon_high = PAPER_EPSILON_HIGH
+        if self.clip_higher and not required(self.epsilon_high) > self.epsilon:
+            raise ValueError(
+                f"clip_higher=True contradicts epsilon_high={self.epsilon_high}, which is not above "
+                f"epsilon={self.epsilon}. Raise `epsilon_high` or set clip_higher=False."
+            )
+        raised = self.epsilon_high is not None and self.epsilon_high > self.epsilon
+        if not self.clip_higher and raised and self.loss_type != "cispo":
+            raise ValueError(
+                f"clip_higher=False contradicts epsilon_high={self.epsilon_high}, which is above "
+                f"epsilon={self.epsilon}. Leave `epsilon_high` out or set clip_higher=True."
+            )
+
+    def _settle_token_level_loss(self) -> None:
+        if self.loss_type is None:
+            self.loss_type = "dapo" if self.token_level_loss else "grpo"
+        known = TOKEN_LEVEL_LOSSES + SEQUENCE_LEVEL_LOSSES
+        if self.loss_type not in known:
+            raise ValueError(f"`loss_type` must be one of {list(known)}, got {self.loss_type!r}.")
+        agreeing = TOKEN_LEVEL_LOSSES if self.token_level_loss else SEQUENCE_LEVEL_LOSSES
+        if self.loss_type not in agreeing:
+            raise ValueError(
+                f"token_level_loss={self.token_level_loss} contradicts loss_type={self.loss_type!r}. Set "
+                f"token_level_loss={not self.token_level_loss}, leave `loss_type` out, or choose one of "
+                f"{list(agreeing)}."
+            )
+
+    def _check_parameters(self) -> None:
+        if self.soft_overlong_punishment and self.max_completion_length is None:
+            raise ValueError(
+                "soft_overlong_punishment=True needs a maximum to be measured from, and max_completion_length=None. "
+                "Set `max_completion_length`, or soft_overlong_punishment=False."
+            )
+        if self.soft_punish_cache is not None and self.soft_punish_cache < 1:
+            raise ValueError(
+                f"`soft_punish_cache` must be at least 1 token, got {self.soft_punish_cache}. To have no length "
+                "penalty set soft_overlong_punishment=False."
+            )
+        for name in ("overlong_penalty_factor", "max_refill_rounds", "dynamic_sampling_tolerance"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                listed = " or ".join(repr(value) for value in allowed)
+                raise ValueError(f"`{name}` must be {listed}, got {getattr(self, name)!r}.")
+        if self.dynamic_sampling_on_exhaustion == "raise" and self.max_refill_rounds == 0:
+            raise ValueError(
+                "max_refill_rounds=0 contradicts dynamic_sampling_on_exhaustion='raise': without refills, the first "
+                "degenerate group would end the run. Set 'fill', or allow refills."
+            )
+
+        self._check_prompt_switches()
+        if self.token_level_scope == "prompt":
+            self.check_token_weights("token_level_scope='prompt'")
+        self.check_update_phase()
+
+    def _check_prompt_switches(self) -> None:
+        if not self.max_round_batches >= 1:
+            raise ValueError(f"`max_round_batches` must be at least 1, got {self.max_round_batches}.")
+        if self.skip_solved_above is not None and not 0 < self.skip_solved_above <= 1:
+            raise ValueError(f"`skip_solved_above` must be above 0 and at most 1, got {self.skip_solved_above}.")
+        if self.surplus_max_age is not None and self.surplus_max_age < self.updates_between_generations:
+            raise ValueError(
+                f"surplus_max_age={self.surplus_max_age} is below the {self.updates_between_generations:g} updates "
+                "between two rollouts, so that no group could be carried. Raise it, set surplus='discard', or lower "
+                "the updates per rollout."
+            )
+        if self.surplus_max_age is not None and self.surplus != "carry":
+            raise ValueError(
+                f"surplus_max_age={self.surplus_max_age} says how long surplus groups are carried, and "
+                f"surplus={self.surplus!r} carries none. Set surplus='carry', or leave `surplus_max_age` out."
+            )
+        switched = [name for name in PROMPT_SWITCHES if getattr(self, name) is not None]
+        switched += ["surplus"] if self.surplus == "carry" else []
+        if switched and not self.dynamic_sampling:
+            raise ValueError(
+                f"{switched[0]}={getattr(self, switched[0])!r} is a switch of dynamic sampling, and "
+                f"dynamic_sampling=False. Leave `{switched[0]}` out, or set dynamic_sampling=True."
+            )
+
+    def check_token_weights(self, name: str) -> None:
+        """Raises `ValueError`, naming what asks for token weights, where the loss cannot be weighted by token."""
+        if self.loss_type not in TOKEN_SUM_LOSSES:
+            raise ValueError(
+                f"`{name}` needs a loss_type among {list(TOKEN_SUM_LOSSES)}, which are a sum over tokens divided by "
+                f"one number, and loss_type={self.loss_type!r} is not. Set one of them, or leave `{name}` out."
+            )
+        if self.beta != 0:
+            raise ValueError(
+                f"`{name}` weights the tokens of the policy's loss, and the KL penalty of beta={self.beta} would keep "
+                f"weights of its own. Set beta=0, or leave `{name}` out."
+            )
+
+    def _changes_since(self, config: HostConfig) -> list[str]:
+        lines = []
+        for own in fields(HostConfig):
+            before, after = getattr(config, own.name), getattr(self, own.name)
+            if before != after:
+                lines.append(f"{own.name}: {_plain(before)} -> {_plain(after)}")
+        lines += [f"{toggle}: on" if getattr(self, toggle) else f"{toggle}: off" for toggle in TOGGLES]
+        return lines
+
+
+def toggles_beside(values: dict[str, Any]) -> dict[str, bool]:
+    """
+    Returns the toggles that agree with TRL's fields as a user of TRL has set them.
+
+    Args:
+        values (`dict[str, Any]`):
+            Values of [`~trl.GRPOConfig`]'s fields by name; a field that is missing or holds TRL's default agrees with
+            every toggle.
+    """
+    epsilon_high, epsilon = values.get("epsilon_high"), values.get("epsilon", 0.2)
+    loss_type = values.get("loss_type")
+    raised = (PAPER_EPSILON_HIGH if epsilon_high is None else epsilon_high) > epsilon
+    return {
+        "overlong_filtering": True,
+        "clip_higher": raised and not (loss_type == "cispo" and epsilon_high is None),
+        "soft_overlong_punishment": True,
+        "token_level_loss": loss_type not in SEQUENCE_LEVEL_LOSSES,
+        "dynamic_sampling": True,
+    }
+
+
+def _is_set(config: HostConfig, name: str) -> bool:
+    default = next(own.default for own in fields(HostConfig) if own.name == name)
+    return default is MISSING or getattr(config, name) != default
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", value)

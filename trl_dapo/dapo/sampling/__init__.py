@@ -1,0 +1,1 @@
+"""Dynamic sampling: which prompts are generated, which groups are trained on."""

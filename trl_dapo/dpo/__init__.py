@@ -1,0 +1,1 @@
+"""DPO, with or without a reference model: `DPOTrainer` and its config."""

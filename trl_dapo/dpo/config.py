@@ -1,0 +1,76 @@
+"""
+`DPOConfig`: TRL's `DPOConfig`, with preference optimization that has no reference model.
+
+The invariant: with `reference_free=False` every field means what it means in TRL.
+"""
+
+from dataclasses import dataclass, field
+
+from trl import DPOConfig as HostConfig
+
+from ..qlora.precision import check_adapter_dtype
+
+
+# Losses of the difference within a pair, or of the chosen completion alone. The others compare one completion's
+# log-probability, or its mean, with a level that only the reference gives: `ipo` its target 1 / (2 beta), `nca_pair`,
+# `bco_pair`, `sppo_hard`, `apo_zero`, `apo_down` and `exo_pair` a distribution tilted from it, `aot` and
+# `aot_unpaired` the ratios of different prompts, which are not on one scale without it.
+REFERENCE_FREE_LOSSES = ("sigmoid", "hinge", "robust", "discopop", "sigmoid_norm", "sft")
+
+
+@dataclass
+class DPOConfig(HostConfig):
+    r"""
+    Configuration class for the [`DPOTrainer`].
+
+    It takes every parameter of [`~trl.DPOConfig`].
+
+    Parameters:
+        reference_free (`bool`, *optional*, defaults to `False`):
+            Leave the reference out: the reward of a completion is `beta * log pi(y|x)`, and no reference model is
+            loaded. For loss types whose meaning does not need a reference: `"sigmoid"`, `"hinge"`, `"robust"`,
+            `"discopop"`, `"sigmoid_norm"` and `"sft"`.
+        adapter_dtype (`str`, *optional*, defaults to `"float32"`):
+            Precision of the trainable parameters on a 4-bit or 8-bit base: `"float32"`, or `"bfloat16"` as in TRL,
+            which loses most updates at small learning rates.
+    """
+
+    reference_free: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave the reference out: the reward of a completion is `beta * log pi(y|x)`, and no reference "
+            "model is loaded. For the loss types 'sigmoid', 'hinge', 'robust', 'discopop', 'sigmoid_norm' and 'sft'."
+        },
+    )
+    adapter_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Precision of the trainable parameters on a 4-bit or 8-bit base: 'float32', or 'bfloat16' as in "
+            "TRL, which loses most updates at small learning rates."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_adapter_dtype(self.adapter_dtype)
+        if self.reference_free:
+            self._check_reference_free()
+
+    def _check_reference_free(self) -> None:
+        refused = [loss for loss in self.loss_type if loss not in REFERENCE_FREE_LOSSES]
+        if refused:
+            raise ValueError(
+                f"loss_type={refused[0]!r} compares with a reference model, and reference_free=True has none. Set "
+                f"`loss_type` to one of {list(REFERENCE_FREE_LOSSES)}, or reference_free=False."
+            )
+        asks_for_one = {
+            "precompute_ref_log_probs": self.precompute_ref_log_probs,
+            "sync_ref_model": self.sync_ref_model,
+            "f_divergence_type": self.f_divergence_type != "reverse_kl",
+        }
+        for name, asks in asks_for_one.items():
+            if asks:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is about the reference model, and reference_free=True has none. "
+                    f"Leave `{name}` out, or set reference_free=False."
+                )

@@ -1,0 +1,181 @@
+"""
+`DPOTrainer`: TRL's `DPOTrainer`, also without a reference model.
+
+Where the reference is left out, its log-probabilities are zeros that the host finds in the batch, as if they had been
+precomputed; the loss is the host's in any case. The invariant: with `reference_free=False` training is the host's, bit
+for bit, but for the precision of adapters on a quantized base.
+"""
+
+import copy
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from transformers import DataCollator, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl import DPOConfig as HostConfig
+from trl import DPOTrainer as HostTrainer
+
+from ..host.compat import DPO_GATHERED, check_host
+from ..host.preference_rows import check_token_ids, checked_preferences, first_row
+from ..host.promotion import promoted
+from ..qlora.precision import adapters_kept, set_adapter_dtype
+from .config import DPOConfig
+
+
+# Of a factor between 0 and 1: pairs below it teach next to nothing
+SMALL_ADVANTAGE = 0.05
+
+
+class DPOTrainer(HostTrainer):
+    """
+    [`~trl.DPOTrainer`] that can do without a reference, and logs how much its pairs have left to teach.
+
+    Takes what [`~trl.DPOTrainer`] takes, in the same order. Logs `implicit_advantage/mean` and
+    `implicit_advantage/frac_below_0.05` of `1 - sigmoid(delta)`, with `delta` the reward margin of a pair: the factor
+    of `beta` in the gradient of the sigmoid loss.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            As for [`~trl.DPOTrainer`].
+        ref_model ([`~transformers.PreTrainedModel`], *optional*):
+            As for [`~trl.DPOTrainer`].
+        args ([`DPOConfig`] or [`~trl.DPOConfig`], *optional*):
+            A [`~trl.DPOConfig`] gets the defaults of the fields that [`DPOConfig`] adds.
+        data_collator, train_dataset, eval_dataset, processing_class, compute_metrics, callbacks, optimizers,
+        quantization_config, peft_config:
+            As for [`~trl.DPOTrainer`].
+
+    Raises:
+        `ValueError`: Where the datasets are not preferences, or `reference_free=True` comes with a `ref_model`.
+    """
+
+    args: DPOConfig
+    model: Any
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        ref_model: PreTrainedModel | None = None,
+        args: DPOConfig | HostConfig | None = None,
+        data_collator: DataCollator | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        quantization_config: Any = None,
+        peft_config: PeftConfig | None = None,
+    ) -> None:
+        check_host(HostTrainer)
+        if train_dataset is not None:
+            first_row(train_dataset, "train")  # the host looks at it before it prepares the dataset
+        args = None if args is None else promoted(args, DPOConfig)
+        self.reference_free = args is not None and args.reference_free
+        if args is not None and args.reference_free:
+            args = _without_reference(
+                args, ref_model, has_adapter=peft_config is not None or isinstance(model, PeftModel)
+            )
+        adapters = set(model.peft_config) if isinstance(model, PeftModel) else set()
+        with adapters_kept(model):
+            super().__init__(
+                model=model,
+                ref_model=ref_model,
+                args=args,
+                data_collator=data_collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                compute_metrics=compute_metrics,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                quantization_config=quantization_config,
+                peft_config=peft_config,
+            )
+        self.args = promoted(self.args, DPOConfig)
+        set_adapter_dtype(self.model, self.args.adapter_dtype)
+        if self.reference_free:
+            self._drop_reference(adapters)
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        dataset = checked_preferences(dataset, dataset_name)
+        return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        return dataset if self.reference_free else super()._precompute_ref_logps(dataset, name, batch_size)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self._check_batch(inputs)
+        if self.reference_free:
+            zeros_B = torch.zeros(len(inputs["input_ids"]) // 2, device=inputs["input_ids"].device)
+            inputs = {**inputs, "ref_chosen_logps": zeros_B, "ref_rejected_logps": zeros_B}
+        # Only here: elsewhere it makes the host compute what it would then read from the batch
+        precomputed = self.precompute_ref_logps
+        self.precompute_ref_logps = precomputed or self.reference_free
+        try:
+            with _gathered_rows(self.accelerator) as rows:
+                result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        finally:
+            self.precompute_ref_logps = precomputed
+        self._log_advantages(rows[DPO_GATHERED.index("margins")])
+        return result
+
+    def _log_advantages(self, margins_B: torch.Tensor) -> None:
+        wrong = int((~margins_B.isfinite()).sum())
+        if wrong:
+            raise ValueError(
+                f"The log-probabilities of {wrong} of {len(margins_B)} pairs are not finite at step "
+                f"{self.state.global_step}. Lower `learning_rate` ({self.args.learning_rate:g}) or `max_grad_norm` "
+                f"({self.args.max_grad_norm:g}), and check the weights that training starts from."
+            )
+        advantages_B = torch.sigmoid(-margins_B.float())  # 1 - sigmoid(delta), without cancellation
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics["implicit_advantage/mean"].append(advantages_B.mean().item())
+        small = (advantages_B < SMALL_ADVANTAGE).float().mean().item()
+        metrics[f"implicit_advantage/frac_below_{SMALL_ADVANTAGE}"].append(small)
+
+    def _drop_reference(self, adapters: set[str]) -> None:
+        # Set to spare the host a second model; nothing is precomputed
+        self.precompute_ref_logps = self.args.precompute_ref_log_probs = False
+        if adapters and "ref" not in adapters and "ref" in self.model.peft_config:
+            # The host's copy of an adapter that was trained before
+            self.model.delete_adapter("ref")
+
+    def _check_batch(self, inputs: dict[str, Any]) -> None:
+        check_token_ids(inputs["input_ids"], self.model.config.get_text_config().vocab_size)
+        if "completion_mask" in inputs and not inputs["completion_mask"].any(dim=1).all():
+            raise ValueError(
+                f"A completion has no tokens after truncation to max_length={self.args.max_length}. Raise "
+                "`max_length`, or remove pairs with an empty completion from the dataset."
+            )
+
+
+def _without_reference(args: DPOConfig, ref_model: Any, has_adapter: bool) -> DPOConfig:
+    """The config under which the host loads no reference model."""
+    if ref_model is not None:
+        raise ValueError("`ref_model` was given, and reference_free=True uses none. Leave out one of the two.")
+    result = copy.copy(args)
+    # With an adapter there is none anyway, and the host would read the whole model to name what it precomputes
+    result.precompute_ref_log_probs = not has_adapter
+    return result
+
+
+@contextmanager
+def _gathered_rows(accelerator: Any) -> Generator[list[torch.Tensor]]:
+    """The rows that are gathered over processes in the meantime, in order; numbers, which have no rows, are not."""
+    rows: list[torch.Tensor] = []
+    gather = accelerator.gather
+
+    def recorded(tensor: Any) -> Any:
+        result = gather(tensor)
+        if isinstance(tensor, torch.Tensor) and tensor.dim() == 1:
+            rows.append(result.detach())
+        return result
+
+    accelerator.gather = recorded
+    try:
+        yield rows
+    finally:
+        del accelerator.gather  # the method of the class again

@@ -1,0 +1,1 @@
+"""What every online trainer of this package shares: `GRPOTrainer` and its config."""

@@ -1,0 +1,1 @@
+"""PPO: `PPOTrainer`, its config, its critic and the estimates that it learns from."""

@@ -1,0 +1,1 @@
+"""Adapters on 4-bit and 8-bit bases."""

@@ -1,0 +1,1 @@
+"""Reward models: `RewardTrainer` that makes one, `RewardModelFunction` that scores with it."""

@@ -1,0 +1,49 @@
+"""
+`RewardConfig`: TRL's `RewardConfig` and the precision of adapters, with what is saved beside the weights.
+
+The invariant: every field of TRL's keeps TRL's default.
+"""
+
+from dataclasses import dataclass, field
+
+from trl import RewardConfig as HostConfig
+
+from ..qlora.precision import check_adapter_dtype
+
+
+@dataclass
+class RewardConfig(HostConfig):
+    r"""
+    Configuration class for the [`RewardTrainer`].
+
+    It takes every parameter of [`~trl.RewardConfig`].
+
+    Parameters:
+        adapter_dtype (`str`, *optional*, defaults to `"float32"`):
+            Precision of the trainable parameters on a 4-bit or 8-bit base: `"float32"`, or `"bfloat16"` as in TRL,
+            which loses most updates at small learning rates.
+        statistics_window (`int`, *optional*, defaults to `1024`):
+            The mean and standard deviation of the rewards that are saved with the model weigh all rewards before the
+            last ones as this many rows.
+    """
+
+    adapter_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Precision of the trainable parameters on a 4-bit or 8-bit base: 'float32', or 'bfloat16' as in "
+            "TRL, which loses most updates at small learning rates."
+        },
+    )
+    statistics_window: int = field(
+        default=1024,
+        metadata={
+            "help": "The mean and standard deviation of the rewards that are saved with the model weigh all rewards "
+            "before the last ones as this many rows."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_adapter_dtype(self.adapter_dtype)
+        if self.statistics_window < 1:
+            raise ValueError(f"`statistics_window` must be at least 1 row, got {self.statistics_window}.")

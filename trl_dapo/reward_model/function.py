@@ -1,0 +1,261 @@
+"""
+Reward models as reward functions, for any online trainer of TRL's.
+
+TRL scores the whole generation batch at once with a model that must fit beside the policy; here it is scored in
+chunks, from 4-bit weights or adapters if asked for, normalised, clipped, and by several models together. The
+invariant: a completion's reward hangs on its prompt and its text alone, whatever else is in the batch.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..packing.bins import chunks
+from .loading import Loaded, LoadSettings, adapter_base, load
+from .statistics import STATISTICS_FILE, RewardStatistics
+
+
+logger = get_logger(__name__)
+
+Text = str | list[dict[str, Any]]
+
+
+class RewardModelFunction:
+    r"""
+    A reward function that asks reward models: `mean - uncertainty_penalty * std` over them, `std` of the population.
+
+    Give it as one of `reward_funcs`. Prompts and completions reach a reward model as text, tokenized by its own
+    tokenizer and chat template, as [`RewardTrainer`] does; it may have another tokenizer than the policy. Weights are
+    read at the first call. It can be pickled; weights that were read from a folder are read again.
+
+    Args:
+        model (`str`, `Path`, [`~transformers.PreTrainedModel`], [`~peft.PeftModel`] or a list of them):
+            Reward models: folders or names on the Hub, of whole models or of adapters, or loaded models. Each adds
+            its reward to the ensemble.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`] or a list, *optional*):
+            Tokenizers. Defaults to that of each folder; needed for loaded models.
+        base (`str` or [`~transformers.PreTrainedModel`], *optional*):
+            Base of the adapters. Defaults to the one that each was trained on. Adapters of one base share it.
+        quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*):
+            Quantization of the weights that are read.
+        model_init_kwargs (`dict[str, Any]`, *optional*):
+            Arguments of `from_pretrained`. `dtype` defaults to float32.
+        chunk_size (`int`, *optional*, defaults to `8`):
+            Rows that go through a model at once.
+        max_length (`int`, *optional*, defaults to `1024`):
+            Tokens of the longest row; of a longer one the last tokens are kept. `None` for no limit.
+        normalize (`bool`, *optional*, defaults to `False`):
+            Give `(r - mean) / std`, with the statistics saved beside each model.
+        statistics ([`RewardStatistics`] or a list, *optional*):
+            Statistics to normalise with, in place of the saved ones.
+        clip (`float`, *optional*):
+            Clip each model's (normalised) rewards to `[-clip, clip]`.
+        uncertainty_penalty (`float`, *optional*, defaults to `0.0`):
+            Standard deviations over the ensemble that are taken off its mean.
+        device (`str` or `torch.device`, *optional*):
+            Where models go. Defaults to the device of the process.
+        name (`str`, *optional*):
+            Name in the logs. Defaults to that of the folder, or `"reward_ensemble"` for several.
+
+    Raises:
+        `ValueError`: Where an argument is out of range, a folder is no reward model, or what is needed is missing.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processing_class: PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase] | None = None,
+        *,
+        base: str | PreTrainedModel | None = None,
+        quantization_config: Any = None,
+        model_init_kwargs: dict[str, Any] | None = None,
+        chunk_size: int = 8,
+        max_length: int | None = 1024,
+        normalize: bool = False,
+        statistics: RewardStatistics | Sequence[RewardStatistics] | None = None,
+        clip: float | None = None,
+        uncertainty_penalty: float = 0.0,
+        device: str | torch.device | None = None,
+        name: str | None = None,
+    ) -> None:
+        self._models = [
+            str(one) if isinstance(one, (str, Path)) else one
+            for one in (model if isinstance(model, (list, tuple)) else [model])
+        ]
+        self._base, self._settings = base, LoadSettings(quantization_config, model_init_kwargs, device)
+        self.chunk_size, self.max_length = chunk_size, max_length
+        self.clip, self.uncertainty_penalty = clip, uncertainty_penalty
+        self._check_numbers()
+        for one in self._models:
+            if isinstance(one, str):
+                adapter_base(one)
+        self._tokenizers = self._one_each(processing_class, "processing_class", self._tokenizer)
+        self._statistics = self._one_each(statistics, "statistics", self._saved) if normalize else None
+        self._loaded: list[Loaded] | None = None
+        self.__name__ = name or self._default_name()
+
+    def __call__(
+        self,
+        prompts: list[Text],
+        completions: list[Text],
+        log_metric: Callable[[str, float], None] | None = None,
+        **kwargs: Any,
+    ) -> list[float]:
+        """
+        Returns the rewards of completions, in order.
+
+        Args:
+            prompts (`list`):
+                Text or messages.
+            completions (`list`):
+                Text or messages, one for each prompt.
+            log_metric (`Callable`, *optional*):
+                TRL's; gets the mean standard deviation over an ensemble.
+            **kwargs:
+                Whatever else TRL gives a reward function; not used.
+
+        Raises:
+            `ValueError`: Where a reward is not finite, or a conversation meets a tokenizer without a chat template.
+        """
+        if not completions:
+            return []
+        rewards_MB = torch.stack([self._scores(i, prompts, completions) for i in range(len(self._models))])
+        std_B = rewards_MB.std(dim=0, correction=0)
+        if log_metric is not None and len(self._models) > 1:
+            log_metric(f"{self.__name__}/std", std_B.mean().item())
+        return (rewards_MB.mean(dim=0) - self.uncertainty_penalty * std_B).tolist()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_loaded": None}
+
+    # Scoring
+
+    def _scores(self, index: int, prompts: list[Text], completions: list[Text]) -> torch.Tensor:
+        """Rewards of one model, normalised and clipped, shape `(B,)`, float64 on the CPU."""
+        rows = [self._token_ids(index, *texts) for texts in zip(prompts, completions, strict=True)]
+        rewards_B = torch.empty(len(rows), dtype=torch.float64)
+        for chunk in chunks([len(row) for row in rows], self.chunk_size):
+            rewards_B[chunk] = self._forward(index, [rows[row] for row in chunk])
+        wrong = (~rewards_B.isfinite()).nonzero().flatten().tolist()
+        if wrong:
+            raise ValueError(
+                f"The reward model {self.__name__!r} gave {rewards_B[wrong[0]].item()} for {len(wrong)} of "
+                f"{len(rows)} completions, first for row {wrong[0]}. Check its weights, and `dtype` in "
+                "`model_init_kwargs`."
+            )
+        if self._statistics is not None:
+            rewards_B = self._statistics[index].normalized(rewards_B)
+        return rewards_B if self.clip is None else rewards_B.clamp(-self.clip, self.clip)
+
+    def _token_ids(self, index: int, prompt: Text, completion: Text) -> list[int]:
+        """What the reward model sees of a row: the same ids as in its training."""
+        tokenizer = self._tokenizers[index]
+        if isinstance(prompt, list) and isinstance(completion, list):
+            if tokenizer.chat_template is None:
+                raise ValueError(
+                    f"The completions are messages, and the tokenizer of the reward model {self.__name__!r} has no "
+                    "chat template. Pass one that has as `processing_class`."
+                )
+            ids = tokenizer.apply_chat_template([*prompt, *completion], tokenize=True, return_dict=True)["input_ids"]
+        else:
+            text = f"{prompt}{completion}"
+            eos = tokenizer.eos_token or ""
+            ids = tokenizer(text if text.endswith(eos) else text + eos)["input_ids"]
+        if self.max_length is not None and len(ids) > self.max_length:
+            logger.warning_once(
+                f"The reward model {self.__name__!r} sees only the last max_length={self.max_length} tokens of longer "
+                "rows."
+            )
+            ids = ids[-self.max_length :]
+        return ids
+
+    @torch.inference_mode()
+    def _forward(self, index: int, rows: list[list[int]]) -> torch.Tensor:
+        loaded = self._models_loaded()[index]
+        model, pad_id = loaded.model, self._pad_id(index)
+        if loaded.adapter is not None:
+            model.set_adapter(loaded.adapter)
+        model.config.get_text_config().pad_token_id = pad_id
+        longest = max(map(len, rows))
+        device = next(model.parameters()).device
+        ids = torch.tensor([row + [pad_id] * (longest - len(row)) for row in rows], device=device)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+        logits = model.eval()(input_ids=ids, attention_mask=mask).logits
+        if logits.shape != (len(rows), 1):
+            raise ValueError(
+                f"The reward model {self.__name__!r} gave logits of shape {tuple(logits.shape)} for {len(rows)} rows, "
+                "and a reward is one number a row. Use a model with num_labels=1."
+            )
+        return logits[:, 0].double().cpu()
+
+    def _models_loaded(self) -> list[Loaded]:
+        if self._loaded is None:
+            folders = [one for one in self._models if isinstance(one, str)]
+            read = iter(load(folders, self._base, self._settings))
+            self._loaded = [
+                next(read) if isinstance(one, str) else Loaded(self._settings.placed(one)) for one in self._models
+            ]
+        return self._loaded
+
+    def _pad_id(self, index: int) -> int:
+        tokenizer = self._tokenizers[index]
+        return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+    # What the arguments leave out
+
+    def _one_each(self, given: Any, name: str, default: Callable[[Any], Any]) -> list[Any]:
+        if given is None:
+            return [default(one) for one in self._models]
+        result = list(given) if isinstance(given, (list, tuple)) else [given] * len(self._models)
+        if len(result) != len(self._models):
+            raise ValueError(f"`{name}` has {len(result)} values for {len(self._models)} reward models.")
+        return result
+
+    def _tokenizer(self, model: Any) -> Any:
+        if not isinstance(model, str):
+            raise ValueError(
+                "`processing_class` is needed for a reward model that is loaded already. Pass its tokenizer."
+            )
+        try:
+            return AutoTokenizer.from_pretrained(model)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"The reward model {model!r} comes without a tokenizer. Pass its tokenizer as `processing_class`."
+            ) from error
+
+    def _saved(self, model: Any) -> RewardStatistics:
+        found = RewardStatistics.load(model) if isinstance(model, str) else None
+        if found is None or found.std == 0:
+            what = "none were saved" if found is None else "their std is 0"
+            raise ValueError(
+                f"normalize=True needs the statistics of the reward model {_label(model)!r}, and {what} "
+                f"({STATISTICS_FILE}). Pass `statistics`, or train it with RewardTrainer."
+            )
+        return found
+
+    def _default_name(self) -> str:
+        if len(self._models) > 1:
+            return "reward_ensemble"
+        return re.sub(r"[^\w.-]", "_", _label(self._models[0]).rstrip("/").split("/")[-1]) or "reward_model"
+
+    def _check_numbers(self) -> None:
+        if not self._models:
+            raise ValueError("`model` is an empty list, and there is nothing to score with.")
+        for name in ("chunk_size", "max_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"`clip` must be above 0, got {self.clip}.")
+        if not (self.uncertainty_penalty >= 0 and math.isfinite(self.uncertainty_penalty)):
+            raise ValueError(f"`uncertainty_penalty` must not be negative, got {self.uncertainty_penalty}.")
+
+
+def _label(model: Any) -> str:
+    return model if isinstance(model, str) else str(getattr(model.config, "_name_or_path", "") or type(model).__name__)

@@ -1,0 +1,192 @@
+"""
+`RewardTrainer`: TRL's `RewardTrainer` whose head is always trained and saved, and that says how far to trust it.
+
+With an adapter, TRL trains a frozen random head without a word, or crashes, unless `task_type` is right; here it is
+set. Losses and gradients are the host's. The invariant: what was saved gives the same rewards when it is loaded.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from peft import PeftConfig, PeftModel, TaskType
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+from transformers import DataCollator, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl import RewardConfig as HostConfig
+from trl import RewardTrainer as HostTrainer
+
+from ..host.compat import check_host
+from ..host.preference_rows import check_token_ids, checked_preferences
+from ..host.promotion import promoted
+from ..qlora.precision import adapters_kept, set_adapter_dtype, takes_any_float
+from .calibration import pair_metrics
+from .config import RewardConfig
+from .loading import HEAD_NAMES
+from .statistics import RewardStatistics
+
+
+logger = get_logger(__name__)
+
+
+class RewardTrainer(HostTrainer):
+    """
+    [`~trl.RewardTrainer`] with a head that is trained and saved, calibration metrics, and statistics of the rewards.
+
+    Takes what [`~trl.RewardTrainer`] takes, in the same order. Without adapters training is the host's, bit for bit.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            As for [`~trl.RewardTrainer`].
+        args ([`RewardConfig`] or [`~trl.RewardConfig`], *optional*):
+            A [`~trl.RewardConfig`] gets the defaults of the fields that [`RewardConfig`] adds.
+        data_collator, train_dataset, eval_dataset, processing_class, compute_metrics, callbacks, optimizers,
+        optimizer_cls_and_kwargs, preprocess_logits_for_metrics, quantization_config:
+            As for [`~trl.RewardTrainer`].
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Its `task_type` is taken as `"SEQ_CLS"`, whatever it says; the config itself is not changed.
+
+    Raises:
+        `ValueError`: Where the head would not be trained and saved, or the datasets are not preferences.
+    """
+
+    args: RewardConfig
+    model: Any
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: RewardConfig | HostConfig | None = None,
+        data_collator: DataCollator | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        quantization_config: Any = None,
+        peft_config: PeftConfig | None = None,
+    ) -> None:
+        check_host(HostTrainer)
+        self._statistics = RewardStatistics()
+        self._pairs: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}  # rows (2 rewards, 2 lengths)
+        with adapters_kept(model):
+            super().__init__(
+                model=model,
+                args=None if args is None else promoted(args, RewardConfig),
+                data_collator=data_collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                compute_metrics=compute_metrics,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+                preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+                quantization_config=quantization_config,
+                peft_config=_for_rewards(peft_config),
+            )
+        self.args = promoted(self.args, RewardConfig)
+        set_adapter_dtype(self.model, self.args.adapter_dtype)
+        if isinstance(self.model, PeftModel):
+            self._settle_head(self.model)
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        dataset = checked_preferences(dataset, dataset_name, tokenized=True)
+        return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        check_token_ids(inputs["input_ids"], self.model.config.get_text_config().vocab_size)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        rewards_B2 = torch.stack(outputs.logits.detach().float().squeeze(-1).chunk(2), dim=1)
+        lengths_B2 = torch.stack(inputs["attention_mask"].sum(dim=1).chunk(2), dim=1)
+        rows = self.accelerator.gather_for_metrics(torch.cat([rewards_B2, lengths_B2.float()], dim=1))  # (B, 4)
+        self._check_finite(rows[:, :2])
+        mode = "train" if self.model.training else "eval"
+        self._pairs[mode].append(rows.cpu())
+        if mode == "train":
+            self._statistics = self._statistics.after(rows[:, :2].flatten(), self.args.statistics_window)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        mode = "train" if self.model.training else "eval"
+        if self._pairs[mode]:
+            # Of all rows since the last log: a calibration error does not average over batches
+            rows = torch.cat(self._pairs[mode])
+            for name, value in pair_metrics(rows[:, :2], rows[:, 2:]).items():
+                self._metrics[mode][name] = [value]
+            self._pairs[mode].clear()
+        super().log(logs, start_time)
+
+    # Checkpoints
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        # Ours first: the host may push the folder at once
+        if self.args.should_save and self._statistics.rows:
+            self._statistics.save(str(output_dir or self.args.output_dir))
+        super().save_model(output_dir, _internal_call)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._statistics = RewardStatistics.load(resume_from_checkpoint) or RewardStatistics()
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._statistics = RewardStatistics.load(str(self.state.best_model_checkpoint)) or self._statistics
+
+    # The head
+
+    def _settle_head(self, model: PeftModel) -> None:
+        """Makes the head float32 where adapters are; raises where it would stay as it is and not be saved."""
+        heads = [name for name, _ in model.get_base_model().named_children() if name in HEAD_NAMES]
+        if not heads:
+            raise ValueError(
+                f"The model {type(model.get_base_model()).__name__} has no head called {' or '.join(HEAD_NAMES)}, so "
+                "that it cannot be told whether its head is trained. Load it with AutoModelForSequenceClassification."
+            )
+        trained = [module for module in _saved_modules(model, heads[0]) if module.weight.requires_grad]
+        if not trained:
+            config: Any = model.peft_config[str(model.active_adapter)]
+            raise ValueError(
+                f"The head {heads[0]!r} of the model is frozen and not saved with its adapter (task_type="
+                f"{config.task_type!r}, modules_to_save={config.modules_to_save!r}): training would leave it random. "
+                "Pass the base model and `peft_config` instead, or make the adapter with task_type='SEQ_CLS'."
+            )
+        zero3 = self.args.deepspeed_plugin is not None and self.args.deepspeed_plugin.zero_stage == 3
+        # ZeRO-3 gathers parameters of one dtype only
+        if self.args.adapter_dtype == "float32" and not zero3:
+            for head in trained:
+                takes_any_float(head.float())
+
+    def _check_finite(self, rewards_B2: torch.Tensor) -> None:
+        wrong = int((~rewards_B2.isfinite()).any(dim=1).sum())
+        if wrong:
+            raise ValueError(
+                f"The model gave a reward that is not finite in {wrong} of {len(rewards_B2)} pairs at step "
+                f"{self.state.global_step}. Lower `learning_rate` ({self.args.learning_rate:g}) or `max_grad_norm` "
+                f"({self.args.max_grad_norm:g}), and check the weights that training starts from."
+            )
+
+
+def _for_rewards(peft_config: PeftConfig | None) -> PeftConfig | None:
+    """A copy with the task of a sequence classification model, whose head PEFT then trains and saves."""
+    if not isinstance(peft_config, PeftConfig):
+        return peft_config
+    if peft_config.task_type != TaskType.SEQ_CLS:
+        logger.info(
+            f"peft_config.task_type: {peft_config.task_type} -> SEQ_CLS, so that the head is trained and saved"
+        )
+    result = copy.deepcopy(peft_config)
+    result.task_type = TaskType.SEQ_CLS
+    return result
+
+
+def _saved_modules(model: PeftModel, name: str) -> list[nn.Linear]:
+    """The copies of a module that PEFT trains and saves, of each adapter."""
+    wrapper = getattr(model.get_base_model(), name)
+    copies = wrapper.modules_to_save.values() if isinstance(wrapper, ModulesToSaveWrapper) else ()
+    return [module for module in copies if isinstance(module, nn.Linear)]

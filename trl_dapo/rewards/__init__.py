@@ -1,1 +1,0 @@
-"""Rewards that TRL does not treat the way DAPO needs them."""
