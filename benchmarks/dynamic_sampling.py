@@ -190,17 +190,21 @@ def simulated(args: argparse.Namespace) -> None:
 class VerlWay(DAPOTrainer):
     """Refills by whole batches of three times the size."""
 
-    def _size_of_round(self, candidates, wanted):
-        size = super()._size_of_round(candidates, wanted)
-        return 3 * wanted if size else 0
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        ours = self.sampler.size_of_round
+        self.sampler.size_of_round = lambda candidates, wanted: 3 * wanted if ours(candidates, wanted) else 0
 
 
 class MsSwiftWay(DAPOTrainer):
     """Refills by batches of the same size, three at most."""
 
-    def _size_of_round(self, candidates, wanted):
-        size = super()._size_of_round(candidates, wanted)
-        return wanted if size and candidates.generation_rounds <= 3 else 0
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        ours = self.sampler.size_of_round
+        self.sampler.size_of_round = lambda candidates, wanted: (
+            wanted if ours(candidates, wanted) and candidates.generation_rounds <= 3 else 0
+        )
 
 
 ARMS = {

@@ -82,8 +82,6 @@ def watch(trainer: DAPOTrainer, clock: Clock) -> None:
         "_generate_and_score_completions": "bookkeeping of the rollout",
         "_prepare_inputs": "bookkeeping of the rollout",
         "training_step": "bookkeeping of the update",
-        "_open_window": "packing",
-        "_log_window": "TRL's metrics",
         "get_batch_samples": "fetching rows",
         "log": "logging",
         "_clip_grad_norm": "update: optimizer",
@@ -91,6 +89,8 @@ def watch(trainer: DAPOTrainer, clock: Clock) -> None:
     for name, phase in phases.items():
         if hasattr(trainer, name):
             setattr(trainer, name, clock.timed(phase, getattr(trainer, name)))
+    for name, phase in {"_open_window": "packing", "_log_window": "TRL's metrics"}.items():
+        setattr(trainer.update_phase, name, clock.timed(phase, getattr(trainer.update_phase, name)))
     trainer.accelerator.backward = clock.timed("update: backward", trainer.accelerator.backward)
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.generate = clock.timed("generation: the model", model.generate)

@@ -269,7 +269,7 @@ def measure(trainer: str, kind: str, lora: bool, checkpointing: bool, size: tupl
         name,
         statistics.median(ratios),
         padded / (sum(live) + prompt * len(live)),
-        (padded / (sum(rows) + prompt * len(rows)), mine.log["dapo/padded_per_real_token"]),
+        (padded / (sum(rows) + prompt * len(rows)), mine.log["packing/padded_per_real_token"]),
         mine.peak / other.peak,
         small.peak / other.peak,
         max(difference(mine, other), difference(small, other)),

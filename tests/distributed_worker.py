@@ -180,10 +180,14 @@ def main(name: str, folder: Path) -> None:
         "num_items": [int(rollout["num_items_in_batch"]) for rollout in rollouts],
         "parameters": {key: value.double().sum().item() for key, value in snapshot(trainer.model).items()},
         "logs": [
-            {key: value for key, value in log.items() if key.startswith("dapo/") and "seconds" not in key}
+            {
+                key: value
+                for key, value in log.items()
+                if key.startswith(("dapo/", "packing/")) and "seconds" not in key
+            }
             for log in trainer.state.log_history
         ],
-        "stream": trainer._stream.state_dict(),
+        "stream": trainer.sampler.stream.state_dict(),
         "environments": [None if one is None else sum(one.amounts) for one in trainer.environments or []],
     }
     rank = trainer.accelerator.process_index

@@ -64,7 +64,7 @@ def excite(trainer: PPOTrainer) -> None:
     """Gives the critic's head weights that are not 0, so that all of the critic has a gradient at once."""
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(7)
-        head = trainer._critic._root.score
+        head = trainer.critic._root.score
         weight = head.modules_to_save["value"].weight if hasattr(head, "modules_to_save") else head.weight
         weight.normal_(std=0.5)
 

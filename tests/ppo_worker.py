@@ -30,8 +30,8 @@ def separate(folder: Path) -> None:
     recorded(trainer)
     ends = {
         "policy": snapshot(trainer.model),
-        "critic": snapshot(trainer._critic.model),
-        "kl_coef": trainer._kl_coef,
+        "critic": snapshot(trainer.critic.model),
+        "kl_coef": trainer._kl_coefficient.value,
         "scores": trainer._running_scores.sums,
     }
     torch.save(ends, folder / f"separate-{trainer.accelerator.process_index}.pt")

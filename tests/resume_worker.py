@@ -23,7 +23,7 @@ MOMENTS = {
     "in a rollout": ("_generate", "after"),
     "after the weights": ("save_model", "after"),
     "before the optimizer": ("_save_optimizer_and_scheduler", "before"),
-    "before anything of a checkpoint": ("_rank_state", "before"),
+    "before anything of a checkpoint": ("own_parts", "before"),
     "before the last file": ("_save_rng_state", "after"),
     "after a backward pass": ("training_step", "after"),
     "after a checkpoint": ("_save_checkpoint", "after"),

@@ -319,11 +319,11 @@ def test_a_state_that_is_not_json_is_not_written(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"version": 1}', "has version 1, .* reads version 2. Resume with the trl_dapo that wrote it."),
-        ('{"version": 3}', "has version 3, .* reads version 2. Upgrade trl_dapo."),
-        ("{}", "has version None, .* reads version 2. Resume with the trl_dapo that wrote it."),
+        ('{"version": 1}', "has version 1, .* reads version 3. Resume with the trl_dapo that wrote it."),
+        ('{"version": 4}', "has version 4, .* reads version 3. Upgrade trl_dapo."),
+        ("{}", "has version None, .* reads version 3. Resume with the trl_dapo that wrote it."),
         ("[2]", "is not a JSON object. Resume from another checkpoint."),
-        ('{"version": 2', "is not valid JSON. Resume from another checkpoint."),
+        ('{"version": 3', "is not valid JSON. Resume from another checkpoint."),
     ],
 )
 def test_a_state_that_cannot_be_used_is_refused_by_name(tmp_path, content, message):

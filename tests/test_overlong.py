@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trl_dapo.dapo.config import DAPOConfig
 from trl_dapo.dapo.overlong import default_soft_punish_cache, soft_overlong_punishment
-from trl_dapo.dapo.reward_columns import LENGTH_PENALTY, length_penalties, metric_columns
+from trl_dapo.dapo.raw_metric import PENALTY_NAME, metric_columns, penalty_columns
 
 
 def penalties(maximum: int, cache: int, *lengths: int) -> list[float]:
@@ -53,7 +53,7 @@ def test_penalties_lie_between_minus_one_and_zero_and_never_rise_with_length(max
 
 
 def test_the_penalty_has_the_name_by_which_it_is_found():
-    assert soft_overlong_punishment(10, 4).__name__ == LENGTH_PENALTY
+    assert soft_overlong_punishment(10, 4).__name__ == PENALTY_NAME
 
 
 def test_the_penalty_can_be_sent_to_another_process():
@@ -91,26 +91,26 @@ def args(metric: str | None = None, dynamic_sampling: bool = True) -> DAPOConfig
 
 
 def test_length_penalties_are_found_by_name():
-    names = [LENGTH_PENALTY, "accuracy_reward", LENGTH_PENALTY]
-    assert length_penalties(names) == [0, 2]
-    assert length_penalties(["accuracy_reward", "my_length_reward"]) == []
+    names = [PENALTY_NAME, "accuracy_reward", PENALTY_NAME]
+    assert penalty_columns(names) == [0, 2]
+    assert penalty_columns(["accuracy_reward", "my_length_reward"]) == []
 
 
 @pytest.mark.parametrize(
     ("names", "columns"),
     [
         (["accuracy_reward"], [0]),
-        (["accuracy_reward", "format_reward", LENGTH_PENALTY], [0, 1]),
+        (["accuracy_reward", "format_reward", PENALTY_NAME], [0, 1]),
         # An environment's columns come behind, and the user's own penalty may be anywhere
-        ([LENGTH_PENALTY, "accuracy_reward", "counting", LENGTH_PENALTY], [1, 2]),
+        ([PENALTY_NAME, "accuracy_reward", "counting", PENALTY_NAME], [1, 2]),
     ],
 )
-def test_the_raw_metric_is_all_columns_but_length_penalties(names, columns):
+def test_the_raw_metric_is_all_columns_but_penalty_columns(names, columns):
     assert metric_columns(names, args()) == columns
 
 
 def test_a_named_column_is_the_raw_metric_alone():
-    names = ["format_reward", "accuracy_reward", LENGTH_PENALTY]
+    names = ["format_reward", "accuracy_reward", PENALTY_NAME]
     assert metric_columns(names, args("accuracy_reward")) == [1]
 
 
@@ -122,18 +122,18 @@ def test_a_name_that_is_not_that_of_one_column_is_rejected(names, found):
         metric_columns(names, args("accuracy_reward"))
 
 
-@pytest.mark.parametrize("names", [[LENGTH_PENALTY], [LENGTH_PENALTY, LENGTH_PENALTY], []])
+@pytest.mark.parametrize("names", [[PENALTY_NAME], [PENALTY_NAME, PENALTY_NAME], []])
 def test_dynamic_sampling_needs_something_to_look_at(names):
     with pytest.raises(ValueError, match="dynamic_sampling=True"):
         metric_columns(names, args())
 
 
 def test_without_dynamic_sampling_a_length_penalty_alone_is_allowed():
-    assert metric_columns([LENGTH_PENALTY], args(dynamic_sampling=False)) == []
+    assert metric_columns([PENALTY_NAME], args(dynamic_sampling=False)) == []
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(["a", "b", LENGTH_PENALTY])))
+@given(st.lists(st.sampled_from(["a", "b", PENALTY_NAME])))
 def test_every_column_is_either_metric_or_length_penalty(names):
     columns = metric_columns(names, args(dynamic_sampling=False))
-    assert sorted(columns + length_penalties(names)) == list(range(len(names)))
+    assert sorted(columns + penalty_columns(names)) == list(range(len(names)))

@@ -58,13 +58,13 @@ def train_logs(trainer):
 
 
 def critic_state(trainer):
-    named = trainer._critic.model.named_parameters()
-    chosen = {id(parameter) for parameter in trainer._critic.parameters}
+    named = trainer.critic.model.named_parameters()
+    chosen = {id(parameter) for parameter in trainer.critic.parameters}
     return {name: parameter.detach().clone() for name, parameter in named if id(parameter) in chosen}
 
 
 def policy_state(trainer):
-    chosen = {id(parameter) for parameter in trainer._critic.parameters}
+    chosen = {id(parameter) for parameter in trainer.critic.parameters}
     return {n: p.detach().clone() for n, p in trainer.model.named_parameters() if id(p) not in chosen}
 
 
@@ -167,7 +167,7 @@ def test_packed_microbatches_give_the_same_parameters(tmp_path, peft):
     for one, other in zip(ends[0][:2], ends[1][:2], strict=True):
         for name, tensor in one.items():
             assert (tensor - other[name]).abs().max() < 1e-6, name
-    assert ends[0][2][0]["dapo/padded_per_real_token"] < 1.3
+    assert ends[0][2][0]["packing/padded_per_real_token"] < 1.3
     for name in ("loss/value", "value/clip_frac", "policy/approx_kl", "value/grad_norm"):
         for packed, plain in zip(ends[0][2], ends[1][2], strict=True):
             assert packed[name] == pytest.approx(plain[name], rel=1e-3, abs=1e-6), name
@@ -191,7 +191,7 @@ def test_small_updates_move_both_adapters_on_a_4bit_base(tmp_path, checkpointing
         assert moved.mean() > 0.99
     trained = ("lora_", "modules_to_save.value")
     assert_same_tensors(*({n: v for n, v in s.items() if not any(t in n for t in trained)} for s in (before, after)))
-    assert {p.dtype for p in trainer._critic.parameters} == {torch.float32}
+    assert {p.dtype for p in trainer.critic.parameters} == {torch.float32}
 
 
 def test_the_kl_is_that_from_the_base_model(tmp_path):
@@ -244,13 +244,13 @@ def test_a_separate_critic_is_zeroed_between_updates(tmp_path):
     path = save_tiny_model(tmp_path / "model", tiny_tokenizer())
     trainer = ppo_trainer(tmp_path, ppo_args(tmp_path, **{**WHOLE, "max_steps": 3}), model=path, peft_config=None)
     seen = []
-    host = trainer._critic.learn
+    host = trainer.critic.learn
 
     def learn(compute_loss):
-        seen.append([parameter.grad for parameter in trainer._critic.parameters])
+        seen.append([parameter.grad for parameter in trainer.critic.parameters])
         host(compute_loss)
 
-    trainer._critic.learn = learn
+    trainer.critic.learn = learn
     trainer.train()
     # 3 updates of 2 micro-batches
     assert len(seen) == 6
@@ -260,14 +260,15 @@ def test_a_separate_critic_is_zeroed_between_updates(tmp_path):
 def test_rows_are_dealt_anew_in_each_pass(tmp_path):
     trainer = ppo_trainer(tmp_path, ppo_args(tmp_path, **MANY))
     dealt = []
-    host = trainer._open_window
+    phase = trainer.update_phase
+    host = phase._open_window
 
     def opened(inputs):
         window = host(inputs)
         dealt.append([tuple(row) for row in window.batch["completion_ids"].tolist()])
         return window
 
-    trainer._open_window = opened
+    phase._open_window = opened
     trainer.train()
     first, second = dealt[:4], dealt[4:8]
     assert sorted(chain(*first)) == sorted(chain(*second))
@@ -348,7 +349,7 @@ def test_the_kl_coefficient_adapts(tmp_path):
     logged = [log["objective/kl_coef"] for log in train_logs(trainer) if "objective/kl_coef" in log]
     # 16 completions of a horizon of 16, and a KL far above its target: 0.3 * 1.2
     assert logged == [0.3, pytest.approx(0.36)]
-    assert trainer._kl_coef == pytest.approx(0.432)
+    assert trainer._kl_coefficient.value == pytest.approx(0.432)
 
 
 @pytest.mark.parametrize("dataset", [plain_dataset, conversational_dataset])
@@ -407,7 +408,7 @@ def test_a_resumed_run_equals_one_never_stopped(tmp_path, peft, checkpoint):
     whole, again = ends
     assert_same_tensors(policy_state(whole), policy_state(again))
     assert_same_tensors(critic_state(whole), critic_state(again))
-    assert whole._kl_coef == again._kl_coef != 0.1
+    assert whole._kl_coefficient.value == again._kl_coefficient.value != 0.1
     assert torch.equal(whole._running_scores.sums, again._running_scores.sums)
     timed = ("step_time", "train_", "seconds")
     logs = [
@@ -446,7 +447,7 @@ def test_the_head_does_not_reach_vllm(tmp_path):
     trainer = ppo_trainer(tmp_path)
     names = ["model.norm.weight", "score.modules_to_save.value.weight", "lm_head.weight"]
     trainer.vllm_generation = SimpleNamespace(_iter_named_params=lambda: ((name, None) for name in names))
-    trainer._keep_critic_from_vllm()
+    trainer.host.keep_from_vllm("score.modules_to_save.")
     assert [name for name, _ in trainer.vllm_generation._iter_named_params()] == [names[0], names[2]]
 
 
@@ -457,7 +458,6 @@ def test_the_host_has_what_ppo_overrides_and_calls():
     overridden = {
         "create_optimizer": ["self", "model"],
         "_save": ["self", "output_dir", "state_dict"],
-        "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
     }
     for name, parameters in overridden.items():
         assert list(inspect.signature(getattr(Trainer, name)).parameters) == parameters

@@ -23,6 +23,7 @@ from tiny import (
 )
 from training import build, dapo_args, even, groups_of, host_args, loss_mask, never, run, train
 from trl_dapo import DAPOConfig, DAPOTrainer
+from trl_dapo.host.passes import Pass
 
 
 def test_trained_batch_is_full_and_informative(tmp_path):
@@ -324,8 +325,7 @@ def test_tokens_seen_count_every_candidate(tmp_path):
 
 def test_nothing_is_left_behind(tmp_path):
     result, _, _ = run(tmp_path)
-    assert result.trainer._round is None
-    assert result.trainer._replay is None
+    assert type(result.trainer.present_pass) is Pass
     assert not result.trainer._pending_extra_logs
     assert not result.trainer._pending_metrics
 
@@ -338,7 +338,7 @@ def test_an_error_in_a_reward_function_travels_and_leaves_the_trainer_usable(tmp
     with pytest.raises(RuntimeError, match=r"'fails' failed on row 0 .*KeyError") as told:
         trainer.train()
     assert isinstance(told.value.__cause__, KeyError)
-    assert trainer._round is None
+    assert type(trainer.present_pass) is Pass
     assert trainer.reward_func_names == ["fails", "soft_overlong_punishment_reward"]
 
 

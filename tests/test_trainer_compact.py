@@ -42,7 +42,7 @@ SHAPE = {
     "soft_overlong_punishment": False,
 }
 # Seconds, and what only packing logs
-OWN_KEYS = {"step_time", "dapo/live_rows", "dapo/padded_per_real_token", "dapo/microbatches"}
+OWN_KEYS = {"step_time", "packing/live_rows", "packing/padded_per_real_token", "packing/microbatches"}
 # The plain dataset's prompts have 4 to 6 tokens, so there is padding on either side
 
 
@@ -95,8 +95,8 @@ def test_parameters_and_metrics_are_those_of_trls_micro_batches(tmp_path, loss_t
     assert distance(ours, theirs) < 1e-6
     assert_same_logs(ours, theirs)
     # It did something: a third of the rows is truncated, and the others differ in length
-    assert all(log["dapo/live_rows"] < 0.9 for log in ours.logs)
-    assert all(log["dapo/padded_per_real_token"] < 1.3 for log in ours.logs)
+    assert all(log["packing/live_rows"] < 0.9 for log in ours.logs)
+    assert all(log["packing/padded_per_real_token"] < 1.3 for log in ours.logs)
 
 
 class _PlainHead:
@@ -150,7 +150,7 @@ def test_rows_without_advantage_are_left_out_and_their_entropy_with_them(tmp_pat
         host = trainer._compute_loss
 
         def recorded(model, inputs):
-            if trainer._replayed is None:
+            if torch.is_grad_enabled():
                 seen.append(inputs["advantages"].tolist())
             return host(model, inputs)
 
@@ -184,8 +184,9 @@ def test_the_entropy_is_the_mean_over_the_rows_that_were_run(tmp_path):
 
         def recorded(*args, **kwargs):
             output = host(*args, **kwargs)
-            if trainer._running is not None:
-                scored.append((output[1].double(), trainer._running.inputs["completion_mask"]))
+            if torch.is_grad_enabled():
+                mask = trainer.present_pass.inputs(None, None)["completion_mask"]
+                scored.append((output[1].double(), mask))
             return output
 
         trainer._get_per_token_logps_and_entropies = recorded
@@ -266,7 +267,7 @@ def test_tools(tmp_path):
     assert distance(ours, theirs) < 1e-6
     assert_same_logs(ours, theirs)
     assert ours.logs[0]["tools/call_frequency"] > 0
-    assert all(log["dapo/padded_per_real_token"] < 1.3 for log in ours.logs)
+    assert all(log["packing/padded_per_real_token"] < 1.3 for log in ours.logs)
 
 
 @pytest.mark.parametrize(("kind", "counts"), [("llava", (1, 2)), ("qwen", (1, 2)), ("llava", None)])
@@ -288,8 +289,8 @@ def test_an_update_in_which_no_row_lives_is_trls_with_zero_gradient(tmp_path):
     ours, theirs = both(tmp_path, rewardable=never, fields=fields)
     assert distance(ours, theirs) < 1e-7
     assert [log["grad_norm"] for log in ours.logs] == [0.0] * 4
-    assert [log["dapo/live_rows"] for log in ours.logs] == [0.0] * 4
-    assert [log["dapo/microbatches"] for log in ours.logs] == [1.0] * 4
+    assert [log["packing/live_rows"] for log in ours.logs] == [0.0] * 4
+    assert [log["packing/microbatches"] for log in ours.logs] == [1.0] * 4
     assert_same_logs(ours, theirs, but=["entropy"])
     start = tiny_model(tiny_tokenizer())
     assert any(not torch.equal(value, ours.parameters[name]) for name, value in start.named_parameters())
@@ -307,8 +308,8 @@ def test_momentum_goes_on_where_no_row_lives(tmp_path):
         fields = {"dynamic_sampling": False, "max_steps": 4, "learning_rate": 1e-2}
         runs.append(go(tmp_path, compact, rewardable=None, fields=fields, reward_funcs=first_only))
     assert distance(*runs) < 1e-6
-    assert runs[0].logs[0]["dapo/live_rows"] > 0
-    assert runs[0].logs[3]["dapo/live_rows"] == 0
+    assert runs[0].logs[0]["packing/live_rows"] > 0
+    assert runs[0].logs[3]["packing/live_rows"] == 0
 
 
 # -------------------------------------------------------------------------------------------------------- what is done
@@ -372,8 +373,8 @@ def test_rows_of_one_length_are_left_in_trls_micro_batches_bit_for_bit(tmp_path)
     assert distance(ours, theirs) == 0
     assert ours.losses == theirs.losses
     # 3 + 12 tokens in each row, all of them real
-    assert {log["dapo/padded_per_real_token"] for log in ours.logs} == {1.0}
-    assert {log["dapo/microbatches"] for log in ours.logs} == {4.0}
+    assert {log["packing/padded_per_real_token"] for log in ours.logs} == {1.0}
+    assert {log["packing/microbatches"] for log in ours.logs} == {4.0}
 
 
 def test_evaluation_is_the_hosts(tmp_path):
@@ -423,10 +424,11 @@ def test_a_second_training_starts_with_a_whole_update(tmp_path):
         train_dataset=plain_dataset(40),
     )
     trainer.train()
-    trainer._steps_in_update, trainer._window = 3, object()  # as after an error inside an update
+    phase = trainer.update_phase
+    phase._steps_in_update, phase.window = 3, object()  # as after an error inside an update
     trainer.train()
-    assert trainer._steps_in_update == 0
-    assert trainer._window is None
+    assert phase._steps_in_update == 0
+    assert phase.window is None
 
 
 def test_a_reference_model_is_scored_in_packed_passes(tmp_path):

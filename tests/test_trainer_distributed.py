@@ -141,19 +141,19 @@ def test_exhaustion_is_the_same_on_every_rank(folder):
 
 def test_an_update_without_a_live_row_is_one_on_every_rank(folder):
     for part in ranks(folder, "no_row_lives"):
-        updates = [log for log in part["logs"] if "dapo/live_rows" in log]
+        updates = [log for log in part["logs"] if "packing/live_rows" in log]
         assert len(updates) == 4
-        assert {log["dapo/live_rows"] for log in updates} == {0.0}
-        assert {log["dapo/microbatches"] for log in updates} == {1.0}
+        assert {log["packing/live_rows"] for log in updates} == {0.0}
+        assert {log["packing/microbatches"] for log in updates} == {1.0}
 
 
 def test_ranks_with_fewer_live_rows_run_as_many_micro_batches(folder):
     # Both ranks log the numbers of all
     first, second = ranks(folder, "unequal_updates")
-    updates = [log for log in first["logs"] if "dapo/live_rows" in log]
-    assert len({log["dapo/live_rows"] for log in updates}) > 1
-    assert all(log["dapo/live_rows"] < 0.6 for log in updates)
-    assert updates == [log for log in second["logs"] if "dapo/live_rows" in log]
+    updates = [log for log in first["logs"] if "packing/live_rows" in log]
+    assert len({log["packing/live_rows"] for log in updates}) > 1
+    assert all(log["packing/live_rows"] < 0.6 for log in updates)
+    assert updates == [log for log in second["logs"] if "packing/live_rows" in log]
 
 
 def test_metrics_are_those_of_all_ranks(folder):

@@ -51,9 +51,9 @@ def assert_resumes(whole, folder, stop, **fields):
         for name, value in one.items():
             assert value == other[name] or (math.isnan(value) and math.isnan(other[name])), name
     assert resumed.trainer.completions_generated == whole.trainer.completions_generated
-    assert resumed.trainer._stream.state_dict() == whole.trainer._stream.state_dict()
-    assert resumed.trainer._history.state_dict() == whole.trainer._history.state_dict()
-    assert resumed.trainer._keep_rate.state_dict() == whole.trainer._keep_rate.state_dict()
+    assert resumed.trainer.sampler.stream.state_dict() == whole.trainer.sampler.stream.state_dict()
+    assert resumed.trainer.sampler.history.state_dict() == whole.trainer.sampler.history.state_dict()
+    assert resumed.trainer.sampler.keep_rate.state_dict() == whole.trainer.sampler.keep_rate.state_dict()
 
 
 CASES = {
@@ -104,11 +104,11 @@ def test_completions_table_after_a_resume_holds_the_whole_rollout(tmp_path):
 
 def test_rollouts_that_are_over_are_not_saved(tmp_path):
     run(tmp_path, steps=2)
-    inside = torch.load(tmp_path / "checkpoint-1" / rank_file(0), weights_only=True)
-    over = torch.load(tmp_path / "checkpoint-2" / rank_file(0), weights_only=True)
+    inside = torch.load(tmp_path / "checkpoint-1" / rank_file(0), weights_only=True)["rollout"]
+    over = torch.load(tmp_path / "checkpoint-2" / rank_file(0), weights_only=True)["rollout"]
     assert inside["step"] == 1
-    assert len(inside["buffered_inputs"]) == 2
-    assert over["buffered_inputs"] is None
+    assert len(inside["batches"]) == 2
+    assert over["batches"] is None
 
 
 # Damage
@@ -157,7 +157,8 @@ def test_checkpoint_of_a_longer_dataset_is_refused(tmp_path):
     run(tmp_path, steps=2, dataset=plain_dataset(32))
     path = tmp_path / "checkpoint-2" / STATE_FILE
     state = json.loads(path.read_text())
-    path.write_text(json.dumps({**state, "prompts": {**state["prompts"], "epoch": 0, "position": 20, "waiting": []}}))
+    state["parts"]["prompts"].update(epoch=0, position=20, waiting=[])
+    path.write_text(json.dumps(state))
     with pytest.raises(ValueError, match="prompt 20 of epoch 0, and the dataset has only 13 prompts"):
         run(tmp_path, resume=True)
 

@@ -34,7 +34,7 @@ def test_prompts_that_teach_nothing_are_generated_less(tmp_path, switch):
     assert all(even(prompt) for rollout in rollouts for prompt in rollout["prompts"])
     assert result.logs[-1]["dapo/prompts_skipped"] > 0
     # No group was easy: 0.5 rises by 0.01 in each of 20 rollouts. Some were hard, in some rollouts more than a sixth
-    explore = result.trainer._history.state_dict()["explore"]
+    explore = result.trainer.sampler.history.state_dict()["explore"]
     assert explore["hard"] < explore["easy"] == pytest.approx(0.7)
 
 
@@ -106,7 +106,7 @@ def test_refills_are_sized_by_the_keep_rate_of_recent_rollouts(tmp_path):
     result, _, calls = run(
         tmp_path, rewardable=lambda text: int(text.split("+")[0]) % 5 > 0, max_steps=24, dataset=plain_dataset(100)
     )
-    rate = result.trainer._keep_rate
+    rate = result.trainer.sampler.keep_rate
     assert rate.kept / rate.generated == pytest.approx(0.8, abs=0.15)
     refills = [len(call) // 4 for call in calls if len(call) < 16]
     assert refills

@@ -39,13 +39,13 @@ def carrying(tmp_path, **fields):
     models = []
 
     def remember(trainer):
-        host = trainer._generate_candidates
+        host = trainer.sampler.generate
 
         def remembered(wanted):
             models.append((snapshot(trainer.model), trainer.completions_generated))
             return host(wanted)
 
-        trainer._generate_candidates = remembered
+        trainer.sampler.generate = remembered
 
     original = DAPOTrainer.__init__
 

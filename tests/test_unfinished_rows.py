@@ -206,6 +206,6 @@ def test_with_every_toggle_off_nothing_is_dropped(tmp_path):
         )
 
     for fields in ({}, dict.fromkeys(TOGGLES, False), {"drop_finished_rows": False}):
-        entered.append(trainer_of(**fields)._can_drop_finished_rows)
+        entered.append(trainer_of(**fields).can_drop_finished_rows)
     assert entered == [True, False, False]
-    assert not trainer_of(generation_kwargs={"num_beams": 2})._can_drop_finished_rows
+    assert not trainer_of(generation_kwargs={"num_beams": 2}).can_drop_finished_rows

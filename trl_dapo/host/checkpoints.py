@@ -19,7 +19,7 @@ from typing import Any
 
 
 STATE_FILE = "dapo_state.json"
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 _TRAINER_STATE = "trainer_state.json"
 _INDEX = ".index.json"

@@ -19,6 +19,9 @@ __all__ = ["SUPPORTED_TRL", "check_host", "seam_differences"]
 SUPPORTED_TRL = ">=1.12,<1.17"
 TESTED_TRL = "1.16.0"
 
+# The first release whose trainer has `eos_token_ids`, the end tokens of the model and of the tokenizer
+SEVERAL_END_TOKENS_SINCE = "1.13.0"
+
 # Methods that a subclass overrides, hence exact parameter names, in order.
 OVERRIDDEN = {
     "__init__": (

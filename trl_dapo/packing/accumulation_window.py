@@ -1,11 +1,12 @@
 """
 The rows of one optimizer step as TRL dealt them, and the micro-batches that are run in their place.
 
-Knows tensors and rows, neither models nor losses. The invariant: what was computed for a row ends up where TRL's own
+Knows tensors and rows, neither models nor losses. What was computed for a row is put back to where TRL's own
 micro-batch has that row.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -13,7 +14,34 @@ from .bins import Widths, pack, padded_tokens
 from .rows import Batch, joined, live_rows, rows_of, widths, without_loss
 
 
-LogProbs = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+class LogProbs(NamedTuple):
+    """What TRL's method for log-probabilities returns: two tensors of shape `(B, T)`, and the auxiliary loss."""
+
+    logps: torch.Tensor
+    entropies: torch.Tensor | None = None
+    aux_loss: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """
+    How much was run for a window.
+
+    Attributes:
+        live_rows (`int`):
+            Rows that can move the policy.
+        rows (`int`):
+            All rows.
+        padded (`int`):
+            Tokens that passed through the model, padding included.
+        real (`int`):
+            Tokens of the live rows.
+    """
+
+    live_rows: int
+    rows: int
+    padded: int
+    real: int
 
 
 @dataclass(frozen=True)
@@ -107,18 +135,18 @@ class Window:
         scale = len(rows) / self.host_rows if averages_rows else 1.0
         return MicroBatch(rows_of(self.batch, rows, sides, self.full), rows, self.full[0] - sides[0], scale)
 
-    def record(self, microbatch: MicroBatch, scored: LogProbs) -> None:
+    def record(self, microbatch: MicroBatch, found: LogProbs) -> None:
         """Notes log-probs and entropies, each of shape `(rows, tokens)`, in the places of their rows."""
-        logps, entropies, _ = scored
+        logps, entropies, _ = found
         if microbatch.rows:
             self.logps[microbatch.rows, : logps.size(1)] = logps.detach().to(self.logps.dtype)
             if entropies is not None:
                 self.entropies[microbatch.rows, : logps.size(1)] = entropies.detach().to(self.logps.dtype)
 
-    def scored(self, step: int) -> LogProbs:
+    def logps_of(self, step: int) -> LogProbs:
         """Returns log-probs and entropies of TRL's micro-batch of an accumulation step, each of shape `(B, T)`."""
         mine = slice(step * self.host_rows, (step + 1) * self.host_rows)
-        return self.logps[mine], self.entropies[mine], None
+        return LogProbs(self.logps[mine], self.entropies[mine])
 
     def token_counts(self) -> torch.Tensor:
         """Returns the tokens in the loss by accumulation step, of rows that were run and of all: `(2, steps)`."""
@@ -126,11 +154,11 @@ class Window:
         counts = torch.stack([tokens * self.live.unsqueeze(1), tokens])
         return counts.view(2, len(self.host_batches), -1).sum(dim=2)
 
-    def counts(self) -> list[int]:
-        """Returns the numbers of live rows, of all rows, of tokens run with padding, and of the live rows' tokens."""
-        real = sum(sum(self.sides[row]) for row in self.live_numbers)
+    def counts(self) -> Counts:
+        """Returns how much was run."""
         if self.plan is None:
             padded = len(self.sides) * sum(self.full)
         else:
             padded = sum(padded_tokens([self.sides[row] for row in rows]) for rows in self.plan)
-        return [int(self.live.sum()), len(self.sides), padded, real]
+        real = sum(sum(self.sides[row]) for row in self.live_numbers)
+        return Counts(int(self.live.sum()), len(self.sides), padded, real)

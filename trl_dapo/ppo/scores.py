@@ -1,8 +1,10 @@
 """
 From the columns of reward functions to one score per completion: weighted sum, running normalisation, clipping.
 
-The invariant: a completion to which no reward function applies has the score NaN, and counts nowhere.
+A completion to which no reward function applies has the score NaN, and counts nowhere.
 """
+
+from typing import Any
 
 import torch
 
@@ -21,12 +23,18 @@ class RunningScores:
 
     Attributes:
         sums (`torch.Tensor`):
-            [`~advantages.moments`] of all scores so far, on the CPU.
+            [`~estimation.moments`] of all scores so far, on the CPU.
     """
 
     def __init__(self, normalize: bool, clip: float | None) -> None:
         self.normalize, self.clip = normalize, clip
         self.sums = torch.zeros(3, dtype=torch.float64)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums = torch.tensor(state["sums"], dtype=torch.float64)
 
     def of(self, rewards: torch.Tensor, weights: torch.Tensor, learn: bool) -> torch.Tensor:
         """
