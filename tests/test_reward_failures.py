@@ -348,7 +348,9 @@ def test_rows_are_tried_under_the_timeout_each():
             raise ValueError("bad")
         await asyncio.sleep(60)
 
-    assert "this row alone, it raises TimeoutError: 'no rewards after 0.05 seconds'" in error_of(slow_alone, "a", "b", timeout=0.05)
+    assert "this row alone, it raises TimeoutError: 'no rewards after 0.05 seconds'" in error_of(
+        slow_alone, "a", "b", timeout=0.05
+    )
 
 
 @sync_and_async

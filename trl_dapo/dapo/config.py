@@ -91,7 +91,7 @@ class DAPOConfig(GRPOConfig):
         token_level_loss (`bool`, *optional*, defaults to `True`):
             Give all tokens of an update the same weight (§3.3). Sets `loss_type` to `"dapo"`, or to `"grpo"` when off.
         dynamic_sampling (`bool`, *optional*, defaults to `True`):
-            Replace groups whose raw metric does not vary with groups of other prompts until the batch is full (§3.2).
+            Replace groups whose raw metric is constant with groups of other prompts, until the batch is full (§3.2).
 
         > Parameters of the parts
 
