@@ -69,6 +69,6 @@ def test_toggles_and_metrics_are_in_the_docs(tmp_path):
     assert all(f"`{toggle}`" in configuration and f"`{toggle}`" in README for toggle in TOGGLES)
     metrics = (ROOT / "docs" / "metrics.md").read_text()
     source = "".join(path.read_text() for path in (ROOT / "trl_dapo").rglob("*.py"))
-    keys = set(re.findall(r'"(dapo/[a-z_]+)"', source))
+    keys = set(re.findall(r'"((?:dapo|packing)/[a-z_]+)"', source))
     assert len(keys) >= 15
     assert all(f"`{key}`" in metrics for key in keys)

@@ -13,7 +13,7 @@ from accelerate.utils import gather
 
 from ..host.required import required
 from .config import DAPOConfig
-from .overlong import soft_overlong_punishment
+from .overlong import length_penalty_function
 from .raw_metric import PENALTY_NAME, penalty_columns
 
 
@@ -35,7 +35,7 @@ class LengthPenalty:
     """
 
     def __init__(self, max_completion_length: int, soft_punish_cache: int) -> None:
-        self.function = soft_overlong_punishment(max_completion_length, soft_punish_cache)
+        self.function = length_penalty_function(max_completion_length, soft_punish_cache)
 
     def column(self, rewards: torch.Tensor, completion_ids: list[list[int]], training: bool) -> torch.Tensor:
         """

@@ -18,7 +18,7 @@ from accelerate.utils import gather
 from datasets import Dataset, IterableDataset
 
 from ..grpo.trainer import GRPOTrainer, model_name
-from ..host.fetching import Places
+from ..host.fetching import EmptyRows
 from ..host.required import required
 from ..host.resume import Parts
 from . import logs
@@ -152,7 +152,7 @@ class DAPOTrainer(GRPOTrainer):
         if not self.args.dynamic_sampling or not isinstance(self.train_dataset, Dataset):
             return super().rows_to_load(dataset, description)
         # The stream serves the prompts; the loader only says how many batches a run has
-        return Places(len(self.train_dataset))
+        return EmptyRows(len(self.train_dataset))
 
     def step_begins(self) -> None:
         super().step_begins()

@@ -18,7 +18,7 @@ from ..raw_metric import RawMetric
 from .candidates import Candidates
 from .groups import Selection, judge_groups, select_groups
 from .history import PromptHistory
-from .prompts import Place, PromptStream
+from .prompts import PromptStream, StreamedPrompt
 from .refill import FIRST_QUANTILE, QUANTILE, KeepRate, round_size
 from .rollouts import Round, Row
 from .rounds import Rounds
@@ -130,16 +130,16 @@ class DynamicSampler:
         self.stream.begin_batch(held=candidates.prompts)
         self.keep_rate.begin_rollout()
         while size := self.size_of_round(candidates, wanted):
-            places = self.stream.take(size, self.granule)
-            if not candidates.generation_rounds and candidates.carried_groups + len(places) < wanted:
-                raise ValueError(too_few_prompts(len(places), self._args))
-            if not places:
+            prompts = self.stream.take(size, self.granule)
+            if not candidates.generation_rounds and candidates.carried_groups + len(prompts) < wanted:
+                raise ValueError(too_few_prompts(len(prompts), self._args))
+            if not prompts:
                 break
-            share = len(places) * generations // accelerator.num_processes
+            share = len(prompts) * generations // accelerator.num_processes
             first = accelerator.process_index * share
-            inputs = self.stream.rows(places, generations, slice(first, first + share))
+            inputs = self.stream.rows(prompts, generations, slice(first, first + share))
             self.judge(candidates, self._rounds.run_candidates(inputs))
-            self._remember(candidates, places)
+            self._remember(candidates, prompts)
         self.history.end_rollout()
         return candidates
 
@@ -168,16 +168,16 @@ class DynamicSampler:
         quantile = QUANTILE if rounds else FIRST_QUANTILE
         return round_size(wanted - kept, self.keep_rate, quantile, self.granule, limit)
 
-    def _remember(self, candidates: Candidates, places: list[Place]) -> None:
+    def _remember(self, candidates: Candidates, prompts: list[StreamedPrompt]) -> None:
         """Notes the prompts of the last round, and counts it towards the keep-rate and their history."""
-        candidates.rounds[-1].prompts = [(place.identity, place.epoch) for place in places]
-        informative = candidates.informative[-len(places) :]
+        candidates.rounds[-1].prompts = [(prompt.identity, prompt.epoch) for prompt in prompts]
+        informative = candidates.informative[-len(prompts) :]
         self.keep_rate.observe(sum(informative), len(informative))
         metric_PG = self._raw_metric.of(candidates.rounds[-1].rewards).view(-1, self._trainer.num_generations)
         scored_PG = metric_PG.isfinite()
         right_P, scored_P = (scored_PG & (metric_PG > 0)).sum(dim=1).tolist(), scored_PG.sum(dim=1).tolist()
-        for place, right, scored, teaches in zip(places, right_P, scored_P, informative, strict=True):
-            self.history.record(place.identity, right, scored - right, teaches)
+        for prompt, right, scored, teaches in zip(prompts, right_P, scored_P, informative, strict=True):
+            self.history.record(prompt.identity, right, scored - right, teaches)
 
     def _tell_exhaustion(self, candidates: Candidates, wanted: int) -> None:
         kept, generated = sum(candidates.informative), len(candidates.informative) - candidates.carried_groups
