@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_dapo.packing.rows import COMPLETION_COLUMNS, joined, live_rows, rows_of, widths, without_loss
+from trl_dapo.packing.padding import COMPLETION_COLUMNS, widths
+from trl_dapo.packing.rows import joined, live_rows, rows_of, without_loss
 
 
 def batch_of(lengths, prompt_width=4, width=6):

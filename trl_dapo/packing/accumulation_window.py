@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 
 from .bins import Widths, pack, padded_tokens
-from .rows import Batch, joined, live_rows, rows_of, widths, without_loss
+from .padding import widths
+from .rows import Batch, joined, live_rows, rows_of, without_loss
 
 
 class LogProbs(NamedTuple):

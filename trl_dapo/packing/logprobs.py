@@ -14,8 +14,9 @@ import torch
 
 from .accumulation_window import LogProbs
 from .bins import Widths, pack, pack_within
+from .padding import widths
 from .positions import backbone_of, counted_from, numbers_columns, with_inputs
-from .rows import Batch, joined, rows_of, widths
+from .rows import Batch, joined, rows_of
 from .shared_prompts import can_share, going_on_from, prompt_numbers, read_prompts
 
 
