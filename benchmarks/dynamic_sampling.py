@@ -3,8 +3,8 @@ What dynamic sampling costs, and what it buys: four ways to fill a batch, side b
 
 `simulated` draws prompts with pass rates from a mixture of Beta distributions, so that a known share of groups is
 degenerate, and counts what each way generates for 64 informative groups. `arena` trains on the built-in task, all
-arms on the same number of generated completions. `bookkeeping` times what is neither generation nor training. All of
-them go through the package's own prompt stream, verdicts and sizes; only the way differs.
+methods on the same number of generated completions. `bookkeeping` times what is neither generation nor training. All
+of them go through the package's own prompt stream, verdicts and sizes; only the way differs.
 
     python benchmarks/dynamic_sampling.py simulated --seeds 8
     python benchmarks/dynamic_sampling.py arena --seeds 8 --learning-rate 2e-4
@@ -38,7 +38,7 @@ from trl_dapo.dapo.sampling.groups import judge_groups, select_groups
 from trl_dapo.dapo.sampling.history import PromptHistory
 from trl_dapo.dapo.sampling.prompts import PromptStream, StreamedPrompt
 from trl_dapo.dapo.sampling.refill import FIRST_QUANTILE, QUANTILE, KeepRate, round_size
-from trl_dapo.demo.run import DAPO, GRPO, SETTINGS, Arm, run_arm
+from trl_dapo.demo.run import DAPO, DEMO_FIELDS, GRPO, Method, run_method
 
 
 WANTED, GENERATIONS = 64, 16
@@ -207,21 +207,21 @@ class MsSwiftWay(DAPOTrainer):
         )
 
 
-ARMS = {
+METHODS = {
     "naive GRPO": GRPO,
     "DAPO": DAPO,
-    "DAPO, verl's way": Arm("verl", DAPOConfig, VerlWay),
-    "DAPO, ms-swift's way": Arm("ms-swift", DAPOConfig, MsSwiftWay),
-    "DAPO + greso": Arm("greso", functools.partial(DAPOConfig, skip_degenerate="greso")),
-    "DAPO + solved 0.9": Arm("solved", functools.partial(DAPOConfig, skip_solved_above=0.9)),
-    "DAPO + thompson": Arm("thompson", functools.partial(DAPOConfig, prompt_selection="thompson")),
-    "DAPO + carry": Arm("carry", functools.partial(DAPOConfig, surplus="carry")),
+    "DAPO, verl's way": Method("verl", DAPOConfig, VerlWay),
+    "DAPO, ms-swift's way": Method("ms-swift", DAPOConfig, MsSwiftWay),
+    "DAPO + greso": Method("greso", functools.partial(DAPOConfig, skip_degenerate="greso")),
+    "DAPO + solved 0.9": Method("solved", functools.partial(DAPOConfig, skip_solved_above=0.9)),
+    "DAPO + thompson": Method("thompson", functools.partial(DAPOConfig, prompt_selection="thompson")),
+    "DAPO + carry": Method("carry", functools.partial(DAPOConfig, surplus="carry")),
 }
 
 
 @dataclass
 class Line:
-    """What is known of an arm over the seeds."""
+    """Results of a method over the seeds."""
 
     accuracy: list[float] = field(default_factory=list)
     cost: list[float] = field(default_factory=list)
@@ -230,15 +230,15 @@ class Line:
 
 
 def arena(args: argparse.Namespace) -> None:
-    """Trains every arm on every seed and prints accuracies on held-out prompts, with the difference to naive GRPO."""
+    """Trains every method on every seed and prints held-out accuracies, with the difference to naive GRPO."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    lines = {name: Line() for name in args.arms}
+    lines = {name: Line() for name in args.methods}
     print(f"learning rate {args.learning_rate}, {args.completions} completions, {args.prompts} training prompts")
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for name, line in lines.items():
-            result = run_arm(
-                ARMS[name],
+            result = run_method(
+                METHODS[name],
                 seed,
                 args.completions,
                 lambda point: None,
@@ -259,7 +259,7 @@ def arena(args: argparse.Namespace) -> None:
             )
             if args.output:
                 record = {
-                    "arm": name,
+                    "method": name,
                     "seed": seed,
                     "learning_rate": args.learning_rate,
                     "prompts": args.prompts,
@@ -310,7 +310,7 @@ def bookkeeping(args: argparse.Namespace) -> None:
     """Trains on one rollout and prints the share of its time that is neither the host's nor a reward function's."""
     warnings.filterwarnings("ignore")
     prompts = args.rows // GENERATIONS
-    settings = {**SETTINGS, "num_generations": GENERATIONS, "per_device_train_batch_size": args.rows // 16}
+    settings = {**DEMO_FIELDS, "num_generations": GENERATIONS, "per_device_train_batch_size": args.rows // 16}
     model, tokenizer = load_warm_start()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         config = DAPOConfig(
@@ -366,7 +366,7 @@ def main() -> None:
     training.add_argument("--learning-rate", type=float, default=2e-4)
     training.add_argument("--completions", type=int, default=16384)
     training.add_argument("--prompts", type=int, default=512)
-    training.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    training.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     training.add_argument("--output", help="file to append one JSON line per run to")
     training.set_defaults(run=arena)
     books = commands.add_parser("bookkeeping")

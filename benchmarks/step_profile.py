@@ -32,7 +32,8 @@ from transformers import PrinterCallback
 
 from trl_dapo import DAPOConfig, DAPOTrainer
 from trl_dapo.arena import arena_accuracy, load_warm_start, train_dataset
-from trl_dapo.demo.run import DEFAULT_LEARNING_RATE, SETTINGS
+from trl_dapo.arena.settings import LEARNING_RATE
+from trl_dapo.demo.run import DEMO_FIELDS
 
 
 class Clock:
@@ -106,9 +107,9 @@ def watch(trainer: DAPOTrainer, clock: Clock) -> None:
 def arena(folder: str, rollouts: int, **fields: Any) -> DAPOTrainer:
     model, tokenizer = load_warm_start()
     settings = {
-        **SETTINGS,
-        "learning_rate": DEFAULT_LEARNING_RATE,
-        "max_steps": rollouts * SETTINGS["updates_per_rollout"],
+        **DEMO_FIELDS,
+        "learning_rate": LEARNING_RATE,
+        "max_steps": rollouts * DEMO_FIELDS["updates_per_rollout"],
     }
     return DAPOTrainer(
         model=model,
@@ -124,7 +125,12 @@ def smol(folder: str, rollouts: int, **fields: Any) -> DAPOTrainer:
     from replace_grpo import additions, correct_sum, load
 
     model, tokenizer = load(None, None)
-    settings = {**SETTINGS, "num_generations": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
+    settings = {
+        **DEMO_FIELDS,
+        "num_generations": 4,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 4,
+    }
     sizes = {"updates_per_rollout": 2, "max_completion_length": 64, "max_steps": 2 * rollouts, "logging_steps": 1}
     return DAPOTrainer(
         model=model,

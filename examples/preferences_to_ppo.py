@@ -1,9 +1,9 @@
 """
-The classical path on the built-in task: preferences among the policy's own completions, a reward model trained on
-them, PPO against the reward model.
+The classical RLHF path on the built-in task: collect preferences between completions of the policy, train a reward
+model on them, and train the policy against it with PPO.
 
-The reward model never sees whether a completion is right, only which of two is preferred; the policy never sees
-anything but the reward model. What it learns is measured on held-out prompts, by the task itself:
+The reward model never sees whether a completion is right, only which of two is preferred. The policy sees only the
+reward model. The result is measured with the task's own reward on held-out prompts:
 
     python examples/preferences_to_ppo.py
 """
@@ -28,16 +28,17 @@ from trl_dapo.arena import (
     sample,
     train_dataset,
 )
+from trl_dapo.arena.settings import CPU_FIELDS
 from trl_dapo.demo.run import held_out_score
 
 
-# Student's t for a two-sided interval of 95 %, by degrees of freedom
+# Student's t for a two-sided 95 % interval, by degrees of freedom
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
-ON_A_CPU = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none", "disable_tqdm": True}
+QUIETLY_ON_CPU = {**CPU_FIELDS, "report_to": "none", "disable_tqdm": True}
 
 
 def own_preferences(prompts: int, seed: int, split: str = "train") -> Dataset:
-    """Pairs of completions of the warm start, a right one and a wrong one of the same prompt."""
+    """Pairs of completions by the warm start, a right one and a wrong one for the same prompt."""
     model, tokenizer = load_warm_start()
     problems = train_dataset(prompts, seed=seed) if split == "train" else held_out_dataset(prompts)
     groups: dict[str, tuple[list[str], list[str]]] = {}
@@ -48,7 +49,7 @@ def own_preferences(prompts: int, seed: int, split: str = "train") -> Dataset:
 
 
 def reward_model(folder: Path, prompts: int, steps: int) -> RewardModelFunction:
-    """Trains a reward model on preferences, prints how often it agrees with held-out ones, and saves it."""
+    """Trains a reward model on preferences, prints its accuracy on held-out ones, and saves it."""
     model, tokenizer = load_reward_start()
     trainer = RewardTrainer(
         model,
@@ -62,7 +63,7 @@ def reward_model(folder: Path, prompts: int, steps: int) -> RewardModelFunction:
             max_steps=steps,
             logging_steps=steps,
             save_strategy="no",
-            **ON_A_CPU,
+            **QUIETLY_ON_CPU,
         ),
         train_dataset=concatenate_datasets([own_preferences(prompts, seed=100), preference_dataset(32 * steps)]),
         eval_dataset=own_preferences(400, seed=101, split="held_out"),
@@ -77,7 +78,7 @@ def reward_model(folder: Path, prompts: int, steps: int) -> RewardModelFunction:
 
 
 def policy(folder: Path, reward: RewardModelFunction, rollouts: int, seed: int) -> float:
-    """Trains the warm start against the reward model; returns the share of held-out problems that it then solves."""
+    """Trains the warm start against the reward model; returns its accuracy on held-out problems."""
     model, tokenizer = load_warm_start()
     trainer = PPOTrainer(
         model,
@@ -97,7 +98,7 @@ def policy(folder: Path, reward: RewardModelFunction, rollouts: int, seed: int) 
             logging_steps=8,
             save_strategy="no",
             seed=seed,
-            **ON_A_CPU,
+            **QUIETLY_ON_CPU,
         ),
         train_dataset(2048, seed=seed),
         processing_class=tokenizer,
@@ -114,7 +115,7 @@ def policy(folder: Path, reward: RewardModelFunction, rollouts: int, seed: int) 
 def main(argv: list[str] | None = None) -> tuple[float, list[float]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--prompts", type=int, default=2048, help="prompts of which completions are compared")
+    parser.add_argument("--prompts", type=int, default=2048, help="prompts with completions to compare")
     parser.add_argument("--reward_steps", type=int, default=200)
     parser.add_argument("--rollouts", type=int, default=8)
     options = parser.parse_args(argv)

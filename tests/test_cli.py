@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
@@ -11,18 +12,20 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState, PartialState
 from transformers import AutoModelForCausalLM
-from trl import GRPOConfig
+from trl import GRPOConfig, ModelConfig, ScriptArguments
 
 import trl_dapo.arena
 from tiny import save_tiny_model, tiny_tokenizer
 from trl_dapo import DAPOConfig, __version__
-from trl_dapo.cli import arena_run, dapo, hub, launch
-from trl_dapo.cli.arguments import Arguments, DAPOParser
+from trl_dapo.cli import arena_defaults, built_in_task, hub, launch, script
+from trl_dapo.cli.arguments import Arguments, CommandParser
 from trl_dapo.cli.check_batch import check_batch
+from trl_dapo.cli.commands import COMMANDS, Command
 from trl_dapo.cli.dapo import make_parser, run_script
 from trl_dapo.cli.errors import UsageError
 from trl_dapo.cli.launch import without_words
 from trl_dapo.cli.main import main
+from trl_dapo.cli.online import DAPOParser
 from trl_dapo.cli.reward_names import KNOWN, check_columns, reward_functions
 from trl_dapo.dapo.config import TOGGLES
 from trl_dapo.dapo.trainer import DAPOTrainer
@@ -133,6 +136,25 @@ def test_help_and_version_import_no_torch(argv):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ("demo" in done.stdout and "dapo" in done.stdout) or __version__ in done.stdout
+
+
+def test_reading_the_table_imports_no_torch():
+    code = "import sys, trl_dapo.cli.commands; sys.exit('torch' in sys.modules or 'trl' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)
+def test_every_name_in_the_table_is_an_object_of_its_kind(command):
+    loaded = {one.name: command.load(one.name) for one in fields(Command) if one.name not in ("name", "summary")}
+    assert issubclass(loaded["config"], loaded["host_config"])
+    assert issubclass(loaded["parser"], CommandParser)
+    assert issubclass(loaded["script_arguments"], ScriptArguments)
+    # A misspelt default would be written into the parsed values and never be read
+    kinds = (loaded["config"], loaded["script_arguments"], ModelConfig)
+    assert set(loaded["arena_defaults"]) <= {own.name for kind in kinds for own in fields(kind)}
+    assert all(callable(loaded[name]) for name in ("preflight", "checkpoint", "trainer_arguments", "print_dry_run"))
+    module = import_module(command.module)
+    assert all(callable(getattr(module, name)) for name in module.__all__)
 
 
 def test_unknown_command_is_one_line(workspace, capfd):
@@ -288,8 +310,8 @@ def test_yaml_of_trl_trains_unchanged(settings, monkeypatch, caplog):
         "lora_target_modules": ["q_proj", "v_proj"],
     }
     trainers = []
-    built = dapo._build_trainer
-    monkeypatch.setattr(dapo, "_build_trainer", lambda *args: trainers.append(built(*args)) or trainers[0])
+    built = script.build_trainer
+    monkeypatch.setattr(script, "build_trainer", lambda *args: trainers.append(built(*args)) or trainers[0])
     assert run_script(write(file)) == 0
     trainer = trainers[0]
     assert trainer.state.global_step == 2
@@ -363,12 +385,12 @@ def arena(monkeypatch):
     """The arena with random weights: what the warm start can do is not the command's concern."""
     start = (trl_dapo.arena.build_model(), trl_dapo.arena.build_tokenizer())
     monkeypatch.setattr(trl_dapo.arena, "load_warm_start", lambda: start)
-    monkeypatch.setattr(arena_run, "TRAINING_ROWS", 64)
+    monkeypatch.setattr(built_in_task, "TRAINING_PROMPTS", 64)
 
 
 def test_no_arguments_train_on_the_arena(workspace, monkeypatch, arena):
-    monkeypatch.setitem(arena_run.SETTINGS, "max_steps", 1)
-    monkeypatch.setitem(arena_run.SETTINGS, "max_completion_length", 8)
+    monkeypatch.setitem(arena_defaults.DAPO, "max_steps", 1)
+    monkeypatch.setitem(arena_defaults.DAPO, "max_completion_length", 8)
     seen = []
     train = DAPOTrainer.train
     monkeypatch.setattr(DAPOTrainer, "train", lambda self, **kwargs: seen.append(self) or train(self, **kwargs))
@@ -389,9 +411,9 @@ def test_arena_settings_give_way_to_flags(workspace):
 
 def test_arena_is_evaluated_on_held_out_prompts(workspace, arena):
     config = parse(["--eval_strategy=steps", "--eval_steps=1"]).training_args
-    run = arena_run.arena_run(config)
-    assert len(run.eval_dataset) == arena_run.EVALUATION_ROWS
-    assert all(trl_dapo.arena.is_held_out(prompt) for prompt in run.eval_dataset["prompt"])
+    source = built_in_task.problems(config)
+    assert len(source.evaluation) == built_in_task.EVALUATION_PROMPTS
+    assert all(trl_dapo.arena.is_held_out(prompt) for prompt in source.evaluation["prompt"])
 
 
 def test_no_arguments_are_launched_on_the_cpu_in_one_process(workspace, monkeypatch):
@@ -440,10 +462,10 @@ def test_dry_run_is_a_table_on_a_terminal(settings, capsys, monkeypatch):
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_yaml_parses(path, workspace):
     values = yaml.safe_load(path.read_text())
-    script = import_module(f"trl_dapo.cli.{path.stem}")
-    parser = script.make_parser()
+    module = import_module(f"trl_dapo.cli.{path.stem}")
+    parser = module.make_parser()
     from_file, _ = parser.unknown_words(["--config", str(path)])
-    launch._launch_args(from_file, parser, script.__name__)
+    launch._launch_args(from_file, parser, module.__name__)
     config = parser.parse(["--config", str(path), "--use_cpu"]).training_args
     checked = {"max_steps", "learning_rate", "num_generations", "reference_free"} & set(values)
     assert {name: getattr(config, name) for name in checked} == {name: values[name] for name in checked}

@@ -12,10 +12,9 @@ from transformers import AutoModelForCausalLM
 import trl_dapo.arena
 from tiny import save_tiny_model, tiny_tokenizer
 from trl_dapo import GRPOConfig, PPOConfig
-from trl_dapo.cli import arena_run, grpo, ppo
+from trl_dapo.cli import built_in_task, grpo, ppo
 from trl_dapo.cli.launch import ON_CPU
 from trl_dapo.cli.main import main
-from trl_dapo.cli.offline import run_script
 
 
 SCRIPTS = {"grpo": grpo, "ppo": ppo}
@@ -65,7 +64,7 @@ def write(values):
 
 
 def script(command, argv):
-    return run_script(argv, SCRIPTS[command].make_parser(), SCRIPTS[command].main)
+    return SCRIPTS[command].run_script(argv)
 
 
 @pytest.mark.parametrize("command", SCRIPTS)
@@ -87,7 +86,7 @@ def test_flags_and_adapters_of_ppo(settings):
 def test_without_model_and_dataset_it_is_the_built_in_task(settings, monkeypatch, command):
     start = trl_dapo.arena.load_warm_start()
     monkeypatch.setattr(trl_dapo.arena, "load_warm_start", lambda: start)
-    monkeypatch.setattr(arena_run, "TRAINING_ROWS", 256)
+    monkeypatch.setattr(built_in_task, "TRAINING_PROMPTS", 256)
     assert script(command, ["--max_steps", "1", "--max_completion_length", "8"]) == 0
     assert (Path(f"arena-{command.upper()}") / "tokenizer.json").is_file()
 

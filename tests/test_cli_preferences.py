@@ -13,8 +13,7 @@ from preferences import pairs, saved
 from tiny import save_tiny_model, tiny_model, tiny_tokenizer
 from trl_dapo import RewardModelFunction
 from trl_dapo.arena import arena_accuracy, load_reward_start, preference_dataset
-from trl_dapo.cli import dpo, reward
-from trl_dapo.cli import offline as preferences
+from trl_dapo.cli import built_in_task, dpo, reward
 from trl_dapo.cli.launch import ON_CPU
 from trl_dapo.cli.main import main
 from trl_dapo.reward_model.statistics import RewardStatistics
@@ -62,8 +61,7 @@ def write(values):
 
 
 def run(command, argv):
-    script = SCRIPTS[command]
-    return preferences.run_script(argv, script.make_parser(), script.main)
+    return SCRIPTS[command].run_script(argv)
 
 
 def refused(command, argv, capfd):
@@ -102,8 +100,8 @@ def test_an_adapter_on_a_quantized_base_with_trls_flags(settings, command, tmp_p
 
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_without_model_and_dataset_the_arena_trains(settings, monkeypatch, command):
-    monkeypatch.setattr(preferences, "TRAINING_ROWS", 64)
-    monkeypatch.setattr(preferences, "EVALUATION_ROWS", 16)
+    monkeypatch.setattr(built_in_task, "TRAINING_PAIRS", 64)
+    monkeypatch.setattr(built_in_task, "EVALUATION_PAIRS", 16)
     argv = [
         "--max_steps",
         "1",

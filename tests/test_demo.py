@@ -9,7 +9,7 @@ from rich.console import Console
 
 from trl_dapo.arena import ArenaScore
 from trl_dapo.cli.main import main
-from trl_dapo.demo import ArmResult, Point, run_arm
+from trl_dapo.demo import Point, RunResult, run_method
 from trl_dapo.demo.display import examples, line, numbers, shown, sparkline, trend
 from trl_dapo.demo.report import mean_with_interval, result_table, verdict, write_curves
 from trl_dapo.demo.run import DAPO, GRPO, Example
@@ -39,31 +39,31 @@ SCORE = ArenaScore(
 )
 
 
-def result(name: str, seed: int, accuracy: float) -> ArmResult:
-    return ArmResult(name, seed, 1024, 64, 10.0, replace(SCORE, accuracy=accuracy), [POINT, replace(POINT, rollout=2)])
+def result(name: str, seed: int, accuracy: float) -> RunResult:
+    return RunResult(name, seed, 1024, 64, 10.0, replace(SCORE, accuracy=accuracy), [POINT, replace(POINT, rollout=2)])
 
 
-def test_an_arm_is_a_function_of_its_seed_and_ends_with_the_rollout_that_reaches_the_budget():
+def test_a_run_is_a_function_of_its_seed_and_ends_with_the_rollout_that_reaches_the_budget():
     points: list[Point] = []
-    first = run_arm(GRPO, seed=1, budget=200, listener=points.append)
+    first = run_method(GRPO, seed=1, budget=200, listener=points.append)
     # 128 completions per rollout: the second reaches 200
     assert first.completions == 256
     assert first.updates == 16
     assert [point.completions for point in points] == [128, 256]
-    again = run_arm(GRPO, seed=1, budget=200, listener=lambda point: None)
+    again = run_method(GRPO, seed=1, budget=200, listener=lambda point: None)
     assert again.score == first.score
     assert again.curve == first.curve
 
 
 def test_all_of_dapo_counts_its_refills():
-    arm = run_arm(DAPO, seed=0, budget=384, listener=lambda point: None, eval_every=1)
-    assert arm.completions >= 384
-    assert arm.completions == arm.curve[-1].completions
-    assert arm.completions % 8 == 0
-    assert any(point.refill_rounds > 0 for point in arm.curve)
-    assert all(point.held_out is not None for point in arm.curve)
+    run = run_method(DAPO, seed=0, budget=384, listener=lambda point: None, eval_every=1)
+    assert run.completions >= 384
+    assert run.completions == run.curve[-1].completions
+    assert run.completions % 8 == 0
+    assert any(point.refill_rounds > 0 for point in run.curve)
+    assert all(point.held_out is not None for point in run.curve)
     # 16 groups trained on per rollout, 8 updates each
-    assert arm.updates == 8 * len(arm.curve)
+    assert run.updates == 8 * len(run.curve)
 
 
 def test_a_file_gets_one_compact_line_per_rollout():
@@ -135,7 +135,7 @@ def test_verdict_is_paired_and_modest():
     assert "0.200 ± 0.248" in verdict(three)
 
 
-def test_table_has_start_and_both_arms():
+def test_table_has_start_and_both_methods():
     console = Console(file=StringIO(), width=120)
     console.print(result_table(SCORE, [result("GRPO", 0, 0.61), result("DAPO", 0, 0.72)]))
     output = console.file.getvalue()

@@ -1,8 +1,8 @@
 """
-The arena: a verifiable reasoning task with a tokenizer, a policy and a warm start of its own.
+The arena: a verifiable reasoning task with its own tokenizer, policy and warm start.
 
-Nothing is downloaded, and a run on it takes minutes on a CPU. In here: the whole environment of an experiment, from
-problems to evaluation. Not in here: reinforcement learning, of which the arena knows nothing.
+Nothing is downloaded, and training takes minutes on a CPU. In here: everything that an experiment needs around its
+trainer, from problems to evaluation. Not in here: reinforcement learning.
 
 Example:
 ```python

@@ -1,5 +1,5 @@
 """
-The arena's data sets: problems as rows. Training rows and held-out rows share no prompt, whatever their seeds.
+The arena's datasets of problems. Training and held-out datasets share no prompt, whatever their seeds.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from .task import LENGTHS, Problem, draw_problems
 
 def train_dataset(size: int, seed: int = 0, lengths: Sequence[int] = LENGTHS) -> Dataset:
     """
-    Training problems, a function of the arguments alone.
+    Training problems. The same arguments always give the same rows.
 
     Args:
         size (`int`):
@@ -19,7 +19,7 @@ def train_dataset(size: int, seed: int = 0, lengths: Sequence[int] = LENGTHS) ->
         seed (`int`, *optional*, defaults to `0`):
             Seed of the draw.
         lengths (`Sequence[int]`, *optional*, defaults to `(2, ..., 10)`):
-            Numbers of moves; row `i` has `lengths[i % len(lengths)]`.
+            Numbers of moves. Row `i` has `lengths[i % len(lengths)]`.
 
     Returns:
         `datasets.Dataset` with the columns `prompt` (`str`), `answer` (`str`, one digit) and `length` (`int`, moves).
@@ -29,7 +29,7 @@ def train_dataset(size: int, seed: int = 0, lengths: Sequence[int] = LENGTHS) ->
 
 def held_out_dataset(size: int, seed: int = 0, lengths: Sequence[int] = LENGTHS) -> Dataset:
     """
-    Problems that [`train_dataset`] never returns; arguments and columns are the same.
+    Problems that [`train_dataset`] never returns. Arguments and columns are the same.
     """
     return _dataset(draw_problems(size, seed, lengths, "held_out"))
 

@@ -1,5 +1,5 @@
 """
-How good an arena policy is: accuracy of sampled completions, by length, with the share that ran out of tokens.
+Measures an arena policy: accuracy of sampled completions, by length, and the share that ran out of tokens.
 """
 
 from collections import defaultdict
@@ -22,13 +22,13 @@ class Sample:
 
     Args:
         prompt (`str`):
-            What the policy was given.
+            Input of the policy.
         completion (`str`):
-            What it sampled, without special tokens.
+            Text that it sampled, without special tokens.
         accuracy (`float`):
             1.0 if the completion is right, else 0.0.
         truncated (`bool`):
-            Whether it ran into `max_new_tokens` without an end-of-sequence token.
+            Whether it reached `max_new_tokens` without an end-of-sequence token.
         num_tokens (`int`):
             Length in tokens, the end-of-sequence token included.
     """
@@ -43,7 +43,7 @@ class Sample:
 @dataclass(frozen=True)
 class ArenaScore:
     """
-    What [`evaluate`] measured, over all samples of all prompts.
+    Result of [`evaluate`], over all samples of all prompts.
 
     Args:
         accuracy (`float`):
@@ -55,7 +55,7 @@ class ArenaScore:
         truncated (`float`):
             Share of completions that ran out of tokens.
         truncated_sound (`float`):
-            Share of completions that ran out of tokens with no error left behind: lost to the limit alone.
+            Share of completions that ran out of tokens without an uncorrected error: lost only to the limit.
         mean_length (`float`):
             Tokens per completion, the end-of-sequence token included.
         right ([`Sample`], *optional*):
@@ -85,11 +85,11 @@ def evaluate(
     batch_size: int = 256,
 ) -> ArenaScore:
     """
-    Score of a policy on arena problems: of the completions that [`sample`] returns for the same arguments.
+    Score of a policy on arena problems, from the completions that [`sample`] returns for the same arguments.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            Policy to sample from; it samples in eval mode.
+            Policy to sample from, in eval mode.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Its tokenizer, which pads on the left.
         dataset (`datasets.Dataset`):
@@ -97,11 +97,11 @@ def evaluate(
         samples (`int`, *optional*, defaults to `8`):
             Completions per prompt.
         temperature (`float`, *optional*, defaults to `1.0`):
-            Sampling temperature, above 0; neither top-k nor top-p is applied.
+            Sampling temperature, above 0. Neither top-k nor top-p is applied.
         max_new_tokens (`int`, *optional*, defaults to `40`):
             Most tokens per completion.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of the sampling. The draws also hang on `batch_size`.
+            Seed of the sampling. The draws also depend on `batch_size`.
         batch_size (`int`, *optional*, defaults to `256`):
             Completions sampled at once.
     """
@@ -120,10 +120,10 @@ def sample(
     batch_size: int = 256,
 ) -> list[Sample]:
     """
-    Completions of a policy with their scores, those of one prompt in a row; a function of the arguments alone on a
-    given machine. The arguments are those of [`evaluate`].
+    Completions of a policy with their scores, grouped by prompt. The arguments are those of [`evaluate`].
 
-    The global random state and the train/eval mode of every submodule are left as they were.
+    On one machine, the same arguments always give the same completions. The global random state and the train/eval
+    mode of every submodule are left as they were.
     """
     generation_config = GenerationConfig(
         do_sample=True,
@@ -151,12 +151,12 @@ def _sample(
     generation_config: GenerationConfig,
 ) -> list[Sample]:
     inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt").to(model.device)
-    # `generate` comes from a mixin that the annotation cannot name: PEFT models have the method without the mixin
+    # The annotation cannot name the mixin with `generate`: PEFT models have the method without the mixin
     ids = model.generate(**inputs, generation_config=generation_config)  # ty: ignore[not-callable]
     completion_ids = ids[:, inputs["input_ids"].shape[1] :]  # (B, T)
     is_eos = completion_ids == tokenizer.eos_token_id
     ended = is_eos.any(dim=1)
-    # Up to the first end-of-sequence token; counting what is not padding would miss a padding token that was sampled
+    # Up to the first end-of-sequence token. Counting non-padding tokens would miss a padding token that was sampled
     num_tokens = torch.where(ended, is_eos.int().argmax(dim=1) + 1, is_eos.shape[1])
     completions = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
     rewards = arena_accuracy(prompts, completions)
@@ -187,7 +187,7 @@ def _summarise(scored: list[Sample], lengths: list[int]) -> ArenaScore:
 
 @contextmanager
 def _eval_mode(model: PreTrainedModel) -> Generator[None]:
-    # `model.train(mode)` would set every submodule alike, frozen ones too
+    # `model.train(mode)` would set all submodules alike, even those that were in another mode
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,6 +1,6 @@
 """
-The arena's models: a Llama of 109 thousand parameters, random or warm-started from the weights in this package, as a
-policy or under the head of a reward model.
+The arena's models: a Llama with 109 thousand parameters as a policy, random or with the shipped weights, and as a
+reward model.
 """
 
 from importlib.resources import as_file, files
@@ -23,7 +23,7 @@ WARM_START_FILE = "warm_start.safetensors"
 
 def build_model(seed: int = 0) -> LlamaForCausalLM:
     """
-    Randomly initialised policy, a function of `seed` alone; the global random state stays as it was.
+    Randomly initialised policy that depends on `seed` alone. The global random state stays as it was.
     """
     tokenizer = build_tokenizer()
     config = LlamaConfig(
@@ -42,7 +42,7 @@ def build_model(seed: int = 0) -> LlamaForCausalLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    # Trainers name runs after it; without a name they fail or print an empty one
+    # Trainers name runs after the model; without a name they fail or print an empty one
     model.config._name_or_path = "arena"
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
@@ -52,10 +52,10 @@ def build_model(seed: int = 0) -> LlamaForCausalLM:
 
 def load_warm_start() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """
-    Policy with the shipped weights, from which reinforcement learning starts, and its tokenizer.
+    Policy with the shipped weights, the start of reinforcement learning, and its tokenizer.
 
-    The model goes to `trl.GRPOTrainer` as `model=` and the tokenizer as `processing_class=`. What the policy can do is
-    recorded in `trl_dapo.arena.warm_start.WARM_START_ACCURACY`.
+    Pass the model to `trl.GRPOTrainer` as `model=` and the tokenizer as `processing_class=`. The policy's accuracy is
+    `trl_dapo.arena.warm_start.WARM_START_ACCURACY`.
     """
     model = build_model()
     with as_file(files("trl_dapo.arena") / WARM_START_FILE) as path:
@@ -65,9 +65,9 @@ def load_warm_start() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 
 def load_reward_start(seed: int = 0) -> tuple[LlamaForSequenceClassification, PreTrainedTokenizerFast]:
     """
-    Reward model to be trained, the warm start under a random head of one label, and its tokenizer.
+    Untrained reward model, the body of the warm start with a random head of one label, and its tokenizer.
 
-    The head is a function of `seed`; the global random state stays as it was.
+    The head depends on `seed` alone. The global random state stays as it was.
     """
     policy, tokenizer = load_warm_start()
     config = LlamaConfig.from_dict({**policy.config.to_dict(), "num_labels": 1})

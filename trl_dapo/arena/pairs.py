@@ -1,7 +1,7 @@
 """
-The arena's preferences: pairs of completions of one prompt, of which the right one is chosen.
+The arena's preferences: pairs of completions of one prompt. The right one is chosen, a wrong one is rejected.
 
-Both completions of a pair draw their style by themselves, so that neither style nor length tells them apart.
+The style of each completion is drawn independently, so neither style nor length tells the two apart.
 """
 
 import random
@@ -14,7 +14,7 @@ from .task import LENGTHS, RING, Problem, Split, Style, arena_accuracy, demonstr
 
 STYLES: tuple[Style, ...] = ("direct", "step", "verbose")
 
-# Of a rejected completion's steps; most of them then end on a wrong cell, and those that do not are drawn again
+# Probability that a step of a rejected completion is wrong. Most then end on a wrong cell; the others are redrawn
 SLIP = 0.3
 
 
@@ -26,7 +26,7 @@ def preference_dataset(
     split: Split = "train",
 ) -> Dataset:
     """
-    Preferences, a function of the arguments alone.
+    Preferences. The same arguments always give the same rows.
 
     Args:
         size (`int`):
@@ -34,7 +34,7 @@ def preference_dataset(
         seed (`int`, *optional*, defaults to `0`):
             Seed of the draw.
         lengths (`Sequence[int]`, *optional*, defaults to `(2, ..., 10)`):
-            Numbers of moves; row `i` has `lengths[i % len(lengths)]`.
+            Numbers of moves. Row `i` has `lengths[i % len(lengths)]`.
         styles (`Sequence[str]`, *optional*, defaults to `("direct", "step", "verbose")`):
             Styles of the completions, drawn uniformly.
         split (`str`, *optional*, defaults to `"train"`):
@@ -43,7 +43,7 @@ def preference_dataset(
     Returns:
         `datasets.Dataset` with the columns `prompt`, `chosen` and `rejected` (`str`).
     """
-    # A string seed goes through SHA-512 and not through hash(), hence it does not hang on PYTHONHASHSEED
+    # `Random` hashes a string seed with SHA-512, not with hash(), so PYTHONHASHSEED does not matter
     rng = random.Random(f"preferences/{split}/{seed}")
     problems = draw_problems(size, seed, lengths, split)
     return Dataset.from_dict(
@@ -56,7 +56,7 @@ def preference_dataset(
 
 
 def _wrong(problem: Problem, style: Style, rng: random.Random) -> str:
-    """A completion that ends on a wrong cell: a wrong guess, or a walk with slips that were not repaired."""
+    """A completion that ends on a wrong cell: a wrong guess, or a walk with an uncorrected slip."""
     if style == "direct":
         return f"#{(problem.cells[-1] + rng.randrange(1, RING)) % RING}"
     while True:

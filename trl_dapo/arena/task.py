@@ -1,13 +1,13 @@
 """
 The arena's task: a robot walks on a ring of 10 cells, and the completion says where it stops.
 
-`7a+b-c*=` reads: start on cell 7, then move `a` one cell up, move `b` one cell down, move `c` to the mirror cell
+`7a+b-c*=` means: start on cell 7; move `a` goes one cell up, move `b` one cell down, and move `c` to the mirror cell
 (`s -> 9 - s`). A completion may answer at once (`#2`), go step by step (`a+8b-7c*2#2`), or check itself on the way
-(`a+8b-6?7c*2?2#2`, where `?7` states again where the robot stands). Mirroring does not commute with the other two
-moves, so counting them is no shortcut.
+(`a+8b-6?7c*2?2#2`, where `?7` restates the robot's cell). Mirroring does not commute with the other two moves, so
+counting moves is no shortcut.
 
 In here: problems, their split, demonstrations, and the scoring of completions, in plain Python. Not in here: tensors,
-tokens, data sets. The invariant: a prompt is a training prompt or a held-out prompt by itself alone, at every seed.
+tokens, datasets. Whether a prompt is for training or held out depends on its text alone, not on a seed.
 """
 
 import hashlib
@@ -70,7 +70,7 @@ class Problem:
 
 
 def apply_move(cell: int, move: str) -> int:
-    """Cell that the robot reaches from `cell` by one `move`."""
+    """Cell that the robot reaches from `cell` with one `move`."""
     if move == "+":
         return (cell + 1) % RING
     if move == "-":
@@ -84,8 +84,9 @@ def parse_prompt(prompt: str) -> Problem:
     """
     Problem that a prompt states.
 
-    Raises `ValueError` if `prompt` is not exactly what [`Problem`] writes: prompts come from a data set, and a wrong
-    one is a defect to be seen, not a reward of 0.
+    Raises:
+        `ValueError`: If `prompt` is not exactly what [`Problem`] writes. Prompts come from a dataset, so a malformed
+            one is a defect to report, not a reward of 0.
     """
     moves = prompt[2:-1:2]
     if prompt[:1] in tuple("0123456789") and 1 <= len(moves) <= len(TAGS) and set(moves) <= set(MOVES):
@@ -100,10 +101,10 @@ def parse_prompt(prompt: str) -> Problem:
 
 def is_held_out(prompt: str) -> bool:
     """
-    Whether a prompt is kept from training, a property of its text alone.
+    Whether a prompt is kept out of training. It depends on the text alone.
 
-    The short lengths are small worlds (90 prompts have 2 moves), in which two independent draws would share most
-    prompts; hence the split is by prompt and not by draw.
+    There are few short prompts (90 with 2 moves), so two independent draws would share most of them. Hence the split
+    is by prompt and not by draw.
     """
     digest = hashlib.sha256(prompt.encode()).digest()
     return int.from_bytes(digest[:8], "big") % HELD_OUT_MODULUS == 0
@@ -121,11 +122,11 @@ def draw_problem(rng: random.Random, length: int, split: Split) -> Problem:
 
 def draw_problems(size: int, seed: int, lengths: Sequence[int], split: Split) -> list[Problem]:
     """
-    `size` problems of `split`, a function of the arguments alone; prompts may repeat.
+    `size` problems of `split`, in which prompts may repeat. The same arguments always give the same problems.
 
-    Row `i` has `lengths[i % len(lengths)]` moves, so that every length has the same share.
+    Row `i` has `lengths[i % len(lengths)]` moves, so every length has the same share.
     """
-    # A string seed goes through SHA-512 and not through hash(), hence it does not hang on PYTHONHASHSEED
+    # `Random` hashes a string seed with SHA-512, not with hash(), so PYTHONHASHSEED does not matter
     rng = random.Random(f"{split}/{seed}")
     return [draw_problem(rng, lengths[i % len(lengths)], split) for i in range(size)]
 
@@ -146,20 +147,20 @@ def demonstrate(
 
     Args:
         problem ([`Problem`]):
-            What is to be solved.
+            Problem to solve.
         style (`str`):
-            `"direct"` states the answer only and never errs, `"step"` states the cell after each move, and
-            `"verbose"` follows each step by self-checks `?v`.
+            `"direct"` states only the answer and never errs, `"step"` states the cell after each move, and
+            `"verbose"` adds self-checks `?v` after the steps.
         rng (`random.Random`):
             Source of the slips and checks.
         slip (`float`, *optional*, defaults to `0.0`):
-            Probability that a step states a wrong cell. The walk goes on from the stated cell, so an error that no
+            Probability that a step states a wrong cell. The walk continues from the stated cell, so an error that no
             check repairs is carried to the end.
         check (`float`, *optional*, defaults to `0.6`):
-            Probability of a check after a step, and of one more after each check: `check / (1 - check)` per step on
-            average. Must be below 1.
+            Probability of a check after a step, and of another after each check: on average `check / (1 - check)`
+            checks per step. Must be below 1.
         repair (`float`, *optional*, defaults to `0.9`):
-            Probability that a check on a wrong cell states the right one; else it repeats the wrong one.
+            Probability that a check on a wrong cell states the right one. Otherwise it repeats the wrong one.
 
     Example:
     ```python
@@ -189,9 +190,9 @@ def arena_accuracy(prompts: list[str], completions: list[str], **kwargs: Any) ->
     """
     1.0 for each completion that ends in `#` and the right cell, else 0.0: a reward function for TRL.
 
-    There must be one `#` and one digit after it, and nothing more: a completion cannot hedge by several answers, and
-    spaces or trailing characters make it wrong. What stands before the `#` is not judged. The answer is worked out
-    from the prompt, hence the data set needs no `answer` column.
+    One `#` with one digit after it must end the completion. A second answer makes it wrong, and so do spaces or
+    trailing characters. What comes before the `#` is not judged. The answer is computed from the prompt, so the
+    dataset needs no `answer` column.
 
     Args:
         prompts (`list[str]`):
@@ -217,7 +218,7 @@ def _final(completion: str) -> str | None:
 
 
 def style_of(completion: str) -> Style:
-    """Style in which a completion is written, by its marks alone: right or wrong, finished or not."""
+    """Style of a completion, judged by its marks alone, whether it is right or finished or not."""
     if "?" in completion:
         return "verbose"
     return "direct" if completion.startswith("#") else "step"
@@ -225,11 +226,11 @@ def style_of(completion: str) -> Style:
 
 def is_sound(prompt: str, completion: str) -> bool:
     """
-    Whether a completion, finished or cut anywhere, is a derivation without an error that it has left behind.
+    Whether a completion, finished or cut off anywhere, contains no uncorrected error.
 
-    Every step must name the next move of the prompt, and the cell stated last before the next step (or before `#`)
-    must be the right one: a slip that a check repairs is sound. Where the completion stops in the middle, what is not
-    yet written is not held against it. It tells a truncated completion that was on its way from one that was lost.
+    Every step must name the next move of the prompt, and the last cell stated before the next step (or before `#`)
+    must be right, so a slip that a check repairs is sound. The unwritten rest of a completion does not count against
+    it. This separates truncated completions that were still on track from those that were already wrong.
 
     Example:
     ```python

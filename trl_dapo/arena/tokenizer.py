@@ -1,5 +1,5 @@
 """
-The arena's tokenizer: one token per character, built in code. Token ids are part of the shipped weights.
+The arena's tokenizer: one token per character, built in code. The shipped weights depend on the token ids.
 """
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -17,8 +17,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """
     Character tokenizer that pads on the left and decodes without spaces.
 
-    It adds no special tokens by itself. Text outside of `CHARACTERS` raises: there is no unknown token, which would
-    make two prompts alike.
+    It adds no special tokens. Text outside `CHARACTERS` raises: with an unknown token, two different prompts could
+    look the same.
 
     Example:
     ```python
@@ -29,7 +29,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """
     vocab = {token: i for i, token in enumerate([PAD_TOKEN, EOS_TOKEN, *CHARACTERS])}
     backend = Tokenizer(models.WordLevel(vocab))
-    # Any character, line breaks too ("." skips them): what is not in the vocabulary must reach it and fail there
+    # Any character, also a line break ("." skips them): one outside the vocabulary must reach it and fail there
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     backend.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(

@@ -3,12 +3,12 @@ The arena's warm start: supervised training that turns random weights into a pol
 
 Run `python -m trl_dapo.arena.warm_start --output FILE --seed 0` to write the weights that ship with this package.
 
-The demonstrator is fallible on purpose. It mixes styles that differ in how often they are right and in how long they
-are: at temperature 1 the policy answers at once about half of the time, and some of its self-checking completions
-outrun a limit of 40 tokens. This leaves reinforcement learning something to choose between.
+The demonstrator is fallible on purpose. It mixes styles that differ in accuracy and length: at temperature 1, the
+policy answers at once about half of the time, and some of its self-checking completions exceed a limit of 40 tokens.
+This leaves reinforcement learning something to choose between.
 
-Every draw is a function of the seed and every phase is a number of steps. On one thread and one machine the weights
-come out bit for bit; other processors round differently, and then the accuracy agrees within sampling error.
+Every draw depends on the seed alone, and every phase has a fixed number of steps. On one thread and one machine, the
+weights are the same bit for bit. Other processors round differently; then the accuracy agrees within sampling error.
 """
 
 import argparse
@@ -28,22 +28,22 @@ from .task import LENGTHS, Style, demonstrate, draw_problem
 from .tokenizer import build_tokenizer
 
 
-# Accuracy of the shipped weights: avg@8 at temperature 1 and 40 new tokens over `held_out_dataset(900)`. It falls from
-# 0.47 at 2 moves to 0.10 at 10. 14 % of the completions are truncated; 8 % are truncated without an error
+# Accuracy of the shipped weights: avg@8 at temperature 1 and 40 new tokens on `held_out_dataset(900)`. It falls from
+# 0.47 at 2 moves to 0.10 at 10. 14 % of the completions are truncated, 8 % without an error before the cut
 WARM_START_ACCURACY = 0.2635
 
 BATCH_SIZE = 64
 BATCHES_PER_POOL = 16
 TYPICAL_BATCH_TOKENS = BATCH_SIZE * 20
 LEARNING_RATE = 3e-3
-# Longer demonstrations are cut, without an end-of-sequence token
+# Longer demonstrations are cut off, and get no end-of-sequence token
 MAX_DEMONSTRATION_TOKENS = 64
 
 
 @dataclass(frozen=True)
 class Phase:
     """
-    A number of steps on one kind of demonstrations.
+    A number of steps on one mix of demonstrations.
 
     Args:
         steps (`int`):
@@ -55,8 +55,8 @@ class Phase:
         slip (`float`):
             Probability of a wrong step.
         checks (`tuple[float, ...]`):
-            Probabilities of a self-check, of which each verbose demonstration draws one: some are brief throughout,
-            some tediously long, and the policy learns to stay in character.
+            Probabilities of a self-check. Each verbose demonstration draws one of them, so some are brief throughout
+            and some tediously long, and the policy learns to be consistent within a completion.
     """
 
     steps: int
@@ -68,8 +68,8 @@ class Phase:
 
 CHECKS = (0.3, 0.6, 0.85)
 PHASES = (
-    # The walk is learnt without errors, short ones first: from noise alone, or from all lengths at once, it takes far
-    # more steps. So is finding the next move after a row of checks
+    # Walks are learned without errors and from short to long: with slips, or with all lengths at once, it takes far
+    # more steps. The same goes for finding the next move after several checks
     Phase(steps=300, lengths=LENGTHS[:5], styles={"step": 1.0}, slip=0.0),
     Phase(steps=700, lengths=LENGTHS, styles={"step": 0.4, "verbose": 0.6}, slip=0.0, checks=CHECKS),
     Phase(steps=700, lengths=LENGTHS, styles={"direct": 0.5, "step": 0.15, "verbose": 0.35}, slip=0.1, checks=CHECKS),
@@ -78,16 +78,16 @@ PHASES = (
 
 def train_warm_start(seed: int = 0, phases: tuple[Phase, ...] = PHASES) -> LlamaForCausalLM:
     """
-    Policy after the supervised phases, a function of the arguments alone on a given machine and number of threads.
+    Policy after the supervised phases, which use training prompts only.
 
-    It sees training prompts only.
+    On one machine and with one number of threads, the same arguments always give the same weights.
     """
     rng = random.Random(f"warm_start/{seed}")
     tokenizer = build_tokenizer()
     model = build_model(seed).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
     num_steps = sum(phase.steps for phase in phases)
-    # Constant, then linear to 0 over the last third: style shares swing with every batch while the rate is high
+    # Constant, then linear to 0 over the last third: at a high rate, style shares swing with every batch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 3 * (1 - step / num_steps)))
     for phase in phases:
         for demonstrations in _batches(phase, rng):
@@ -103,7 +103,7 @@ def _batches(phase: Phase, rng: random.Random) -> Iterator[list[tuple[str, str]]
     for step in range(phase.steps):
         if step % BATCHES_PER_POOL == 0:
             pool = [_demonstration(phase, rng) for _ in range(BATCHES_PER_POOL * BATCH_SIZE)]
-            # Batches of like length carry little padding
+            # Batches of similar length need little padding
             pool.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
             starts = list(range(0, len(pool), BATCH_SIZE))
             rng.shuffle(starts)
@@ -128,12 +128,12 @@ def _loss(
         completion_ids = [*tokenizer(completion).input_ids, tokenizer.eos_token_id][:MAX_DEMONSTRATION_TOKENS]
         rows.append(torch.tensor(prompt_ids + completion_ids))
         labels.append(torch.tensor([-100] * len(prompt_ids) + completion_ids))
-    # Padded on the right: the causal mask alone keeps padding out of sight
+    # Padded on the right, where the causal mask alone hides the padding
     input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)  # (B, T)
     targets = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)[:, 1:]  # (B, T - 1)
     logits = model(input_ids=input_ids).logits[:, :-1]  # (B, T - 1, V)
-    # Every token weighs the same in whichever batch it lies. A mean per batch would weigh short demonstrations more,
-    # and the policy would answer at once far more often than the demonstrator
+    # Every token has the same weight in every batch. A mean per batch would favor short demonstrations, and the policy
+    # would answer at once far more often than the demonstrator
     return cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / TYPICAL_BATCH_TOKENS
 
 
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="safetensors file to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the demonstrations")
     options = parser.parse_args(arguments)
-    # One thread adds numbers in one order, and is faster at this size
+    # One thread adds in a fixed order, and is faster at this size
     torch.set_num_threads(1)
     model = train_warm_start(options.seed)
     save_model(model, options.output)

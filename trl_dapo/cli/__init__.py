@@ -1,5 +1,5 @@
 """
-The command line, `trl-dapo`: one file per command, in the shape of TRL's scripts.
+The command line, `trl-dapo`. `commands.py` is the table of training commands; `script.py` runs any of them.
 
-Nothing imports it. `main.py` starts without torch, and each command imports what it needs.
+No other folder imports this one. `main.py` starts without torch, and each command imports what it needs.
 """

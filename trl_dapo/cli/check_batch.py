@@ -1,5 +1,5 @@
 """
-Whether groups fit into the generation batch, told in the terms of the fields that a user can change.
+Checks that whole groups fit into the generation batch; the message names fields that the user can change.
 """
 
 from typing import Any
@@ -11,13 +11,13 @@ from .errors import UsageError
 
 def check_batch(values: dict[str, Any], processes: int) -> None:
     """
-    Raises [`UsageError`] where the generation batch does not hold whole groups.
+    Raises [`UsageError`] if `num_generations` does not divide the generation batch.
 
     Args:
         values (`dict[str, Any]`):
-            The fields by name.
+            All fields by name.
         processes (`int`):
-            How many processes share the batch.
+            Number of processes that share the batch.
     """
     rows, group = _generation_batch(values, processes), values["num_generations"]
     if not isinstance(group, int) or group < 1 or rows % group == 0:
@@ -39,7 +39,7 @@ def check_batch(values: dict[str, Any], processes: int) -> None:
 def _generation_batch(values: dict[str, Any], processes: int) -> int:
     if values["generation_batch_size"] is not None:
         return values["generation_batch_size"]
-    # A field of DAPO alone; TRL's rollouts are for one update by default
+    # Only DAPO has the field; in TRL a rollout serves one update by default
     updates = (values["updates_per_rollout"] or DEFAULT_UPDATES_PER_ROLLOUT) if "updates_per_rollout" in values else 1
     steps = values["steps_per_generation"] or updates * values["gradient_accumulation_steps"]
     return values["per_device_train_batch_size"] * processes * steps

@@ -1,5 +1,5 @@
 """
-The file behind `--config`: found, well-formed and a mapping, before anything slow is imported.
+Reads the file that `--config` names, before anything slow is imported.
 """
 
 import os
@@ -10,7 +10,7 @@ from .errors import UsageError, one_line
 
 
 def split_config_flag(argv: list[str]) -> list[str]:
-    """Returns the arguments with `--config=FILE` as two words, the only form that TRL's parser knows."""
+    """Returns the arguments with `--config=FILE` split in two, the only form that TRL's parser knows."""
     words: list[str] = []
     for word in argv:
         words += word.split("=", 1) if word.startswith("--config=") else [word]
@@ -18,7 +18,12 @@ def split_config_flag(argv: list[str]) -> list[str]:
 
 
 def read_config_file(argv: list[str]) -> dict[str, Any]:
-    """Returns what the file says, `{}` without `--config`."""
+    """
+    Returns the fields of the file, or `{}` without `--config`.
+
+    Raises:
+        [`UsageError`]: If the file cannot be read, or is not a YAML mapping.
+    """
     if "--config" not in argv:
         return {}
     after = argv[argv.index("--config") + 1 :]
@@ -38,7 +43,7 @@ def read_config_file(argv: list[str]) -> dict[str, Any]:
 
 
 def set_environment(values: dict[str, Any]) -> None:
-    """Sets the variables of the file's `env` section, before the libraries that read them are imported."""
+    """Sets the environment variables of the file's `env` section. Call it before the libraries that read them load."""
     os.environ.update({name: str(value) for name, value in values.get("env", {}).items()})
 
 

@@ -1,5 +1,5 @@
 """
-The dataset of a run: loaded as TRL's script loads it, and checked before a model is.
+Loads the dataset of a run as TRL's script does, and checks it before a model is loaded.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ Rows = Dataset | IterableDataset
 
 @dataclass(frozen=True)
 class Data:
-    """Rows to train on, and rows to evaluate on where the config asks for evaluation."""
+    """Rows to train on, and rows to evaluate on if the config asks for evaluation."""
 
     train: Any
     evaluation: Any
 
 
 def load_data(script_args: ScriptArguments, training_args: Any, dataset_args: DatasetMixtureConfig) -> Data:
-    """Returns the splits that the arguments name, each with prompts, or raises [`UsageError`]."""
+    """Returns the splits that the arguments name; raises [`UsageError`] if they are missing or have no prompts."""
     data = load_splits(script_args, training_args, dataset_args)
     _check_prompts("dataset_train_split", script_args.dataset_train_split, data.train)
     if data.evaluation is not None:
@@ -40,7 +40,7 @@ def load_data(script_args: ScriptArguments, training_args: Any, dataset_args: Da
 
 
 def load_splits(script_args: ScriptArguments, training_args: Any, dataset_args: DatasetMixtureConfig) -> Data:
-    """Returns the splits that the arguments name, whatever is in them, or raises [`UsageError`]."""
+    """Returns the splits that the arguments name, whatever their columns; raises [`UsageError`] if one is missing."""
     dataset = _load(script_args, dataset_args)
     train = _split(dataset, "dataset_train_split", script_args.dataset_train_split)
     evaluation = None
@@ -55,7 +55,7 @@ def load_splits(script_args: ScriptArguments, training_args: Any, dataset_args: 
 
 
 def column_names(rows: Rows) -> Sequence[str]:
-    """Returns the names of the columns; those of a stream that does not tell are its first row's."""
+    """Returns the names of the columns, of a stream's first row if the stream has none."""
     return rows.column_names or list(next(iter(rows), {}))
 
 
@@ -75,7 +75,7 @@ def _split(dataset: Any, field: str, name: str) -> Rows:
     if name not in dataset:
         fix = "set `test_split_size`, or " if field == "dataset_test_split" else ""
         raise UsageError(
-            f"{field}={name}: the dataset has no such split; it has {', '.join(dataset)}. To mend it, {fix}name one "
+            f"{field}={name}: the dataset has no such split; it has {', '.join(dataset)}. To fix it, {fix}name one "
             "of these."
         )
     return dataset[name]

@@ -1,5 +1,5 @@
 """
-`trl-dapo demo`: naive GRPO and DAPO on the arena, live, with a table and a picture at the end.
+`trl-dapo demo`: trains naive GRPO and DAPO on the arena, live, and ends with a table and a plot of the curves.
 """
 
 import argparse
@@ -22,8 +22,8 @@ def make_parser(prog: str = "trl-dapo demo") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         allow_abbrev=False,
-        description="Train naive GRPO and DAPO from one warm start on the same number of generated completions, on a "
-        "built-in task, on a CPU, in minutes.",
+        description="Train naive GRPO and DAPO from the same warm start on the same number of generated completions. "
+        "The task is built in; a CPU needs minutes.",
     )
     parser.error = _refuse
     parser.add_argument("--seeds", type=int, default=1, help="Repeat with this many seeds (default: 1).")
@@ -33,7 +33,10 @@ def make_parser(prog: str = "trl-dapo demo") -> argparse.ArgumentParser:
     )
     parser.add_argument("--learning_rate", type=float, help="Learning rate of both (default: 2e-4).")
     parser.add_argument(
-        "--output_dir", type=Path, default=Path("runs/demo"), help="Where curves.png and results.json go."
+        "--output_dir",
+        type=Path,
+        default=Path("runs/demo"),
+        help="Folder for curves.png and results.json (default: runs/demo).",
     )
     return parser
 
@@ -42,7 +45,7 @@ def main(argv: list[str]) -> int:
     """Runs the demo and returns the exit code."""
     options = make_parser().parse_args(argv)
     _check(options)
-    # transformers warns of names that TRL still uses
+    # Transformers warns about names that TRL still uses
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     return _run(options)
 
@@ -51,26 +54,27 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from trl_dapo.arena import load_warm_start
+    from trl_dapo.arena.settings import LEARNING_RATE
     from trl_dapo.demo.display import shown
     from trl_dapo.demo.report import result_table, verdict, write_curves, write_json
-    from trl_dapo.demo.run import DAPO, DEFAULT_LEARNING_RATE, GRPO, ArmResult, held_out_score, run_arm
+    from trl_dapo.demo.run import DAPO, GRPO, RunResult, held_out_score, run_method
 
-    # Files have no width; 80 columns would break the table
+    # A file has no width, and rich's default of 80 columns would break the table
     console = Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
     console.print("The arena: a robot on a ring of 10 cells; `7a+b-c*=` asks where three moves take it from cell 7.")
     start = held_out_score(*load_warm_start())
     console.print(f"The warm start is right {start.accuracy:.1%} of the time on held-out prompts.")
-    learning_rate = DEFAULT_LEARNING_RATE if options.learning_rate is None else options.learning_rate
-    results: list[ArmResult] = []
+    learning_rate = LEARNING_RATE if options.learning_rate is None else options.learning_rate
+    results: list[RunResult] = []
     for seed in range(options.seed, options.seed + options.seeds):
         budget = options.completions
-        # DAPO first: refills decide how many completions it generates, and GRPO is given as many
-        for arm in (DAPO, GRPO):
-            with shown(console, arm.name, seed, budget) as listener:
-                result = run_arm(arm, seed, budget, listener, EVAL_EVERY, learning_rate)
+        # DAPO first: its refills decide how many completions it generates, and GRPO gets the same number
+        for method in (DAPO, GRPO):
+            with shown(console, method.name, seed, budget) as listener:
+                result = run_method(method, seed, budget, listener, EVAL_EVERY, learning_rate)
             console.print(
-                f"{arm.name}, seed {seed}: held-out accuracy {result.score.accuracy:.3f} after {result.completions} "
-                f"completions and {result.updates} updates, {result.seconds:.0f} s"
+                f"{method.name}, seed {seed}: held-out accuracy {result.score.accuracy:.3f} after "
+                f"{result.completions} completions and {result.updates} updates, {result.seconds:.0f} s"
             )
             results.append(result)
             budget = result.completions
@@ -95,7 +99,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError(f"--output_dir {options.output_dir} is a file. Name a folder.")
     for package in ("matplotlib", "scipy"):
         if importlib.util.find_spec(package) is None:
-            raise UsageError(f"{package} is missing, which the report needs: pip install 'trl-dapo[report]'.")
+            raise UsageError(f"{package} is missing, and the report needs it: pip install 'trl-dapo[report]'.")
 
 
 def _refuse(message: str) -> NoReturn:

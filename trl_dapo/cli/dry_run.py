@@ -1,61 +1,63 @@
 """
-What `--dry-run` prints: the resolved config and the batch arithmetic. Nothing is trained and nothing written.
+What `--dry-run` prints: the resolved config and, for DAPO, the batch arithmetic.
 """
 
 import sys
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from trl import GRPOConfig
-
 from trl_dapo.dapo.batch_plan import batch_plan, describe
-from trl_dapo.dapo.config import TOGGLES, DAPOConfig
+from trl_dapo.dapo.config import TOGGLES
 
 from .arguments import Arguments
 
 
-# What construction fills in by itself, and what says nothing about the run
+# Filled in on construction, or saying nothing about the run
 NOT_SHOWN = ("accelerator_config", "activation_checkpointing", "disable_tqdm", "notes", "dry_run")
 
 Section = tuple[str, list[tuple[str, Any]]]
 
 
-def print_dry_run(arguments: Arguments) -> None:
-    """Prints the run as it would be: tables on a terminal, `name: value` lines elsewhere."""
+def print_config(arguments: Arguments, host_config: Any) -> None:
+    """
+    Prints the run as tables on a terminal, and as `name: value` lines elsewhere.
+
+    Args:
+        arguments ([`Arguments`]):
+            As parsed.
+        host_config (`type`):
+            The config of TRL's that the command's own extends: of its fields, those that differ from its defaults are
+            printed, and of the fields added to it, all.
+    """
+    added = _added_fields(arguments.training_args, host_config)
+    _print(_sections(arguments, host_config, "trl_dapo", added), [], arguments.script_args.notes)
+
+
+def print_dapo_config(arguments: Arguments, host_config: Any) -> None:
+    """Prints what [`print_config`] does, with the five toggles first, the batch arithmetic and inactive parts."""
+    args = arguments.training_args
+    added = _added_fields(args, host_config)
+    # Sorting is stable: the other fields keep their order
+    added.sort(key=lambda pair: TOGGLES.index(pair[0]) if pair[0] in TOGGLES else len(TOGGLES))
+    remarks = arguments.script_args.notes + args.inert_parts()
+    _print(_sections(arguments, host_config, "DAPO", added), describe(batch_plan(args), args), remarks)
+
+
+def _sections(arguments: Arguments, host_config: Any, title: str, added: list[tuple[str, Any]]) -> list[Section]:
     script_args, training_args, model_args, dataset_args = arguments
-    sections = [
+    return [
         ("script", _changed(script_args) + _changed(model_args) + _changed(dataset_args)),
-        ("DAPO", _dapo_fields(training_args)),
-        ("config, where it differs from GRPOConfig's defaults", _changed(training_args, GRPOConfig)),
+        (title, added),
+        (
+            f"config, where it differs from {host_config.__name__}'s defaults",
+            _changed(training_args, host_config),
+        ),
     ]
-    lines = describe(batch_plan(training_args), training_args)
-    remarks = script_args.notes + training_args.inert_parts()
-    if sys.stdout.isatty():
-        _print_tables(sections, lines, remarks)
-    else:
-        _print_lines(sections, lines, remarks)
 
 
-def print_config(arguments: Arguments, host: Any) -> None:
-    """Prints what differs from the defaults of a config of TRL's that the command's own extends."""
-    script_args, training_args, model_args, dataset_args = arguments
-    inherited = {own.name for own in fields(host)}
-    own_fields = [(own.name, getattr(training_args, own.name)) for own in fields(training_args)]
-    sections = [
-        ("script", _changed(script_args) + _changed(model_args) + _changed(dataset_args)),
-        ("trl_dapo", [(name, value) for name, value in own_fields if name not in inherited]),
-        (f"config, where it differs from {host.__name__}'s defaults", _changed(training_args, host)),
-    ]
-    if sys.stdout.isatty():
-        _print_tables(sections, [], script_args.notes)
-    else:
-        _print_lines(sections, [], script_args.notes)
-
-
-def _dapo_fields(args: DAPOConfig) -> list[tuple[str, Any]]:
-    inherited = {own.name for own in fields(GRPOConfig)}
-    own = [one.name for one in fields(DAPOConfig) if one.name not in inherited]
-    return [(name, getattr(args, name)) for name in (*TOGGLES, *(name for name in own if name not in TOGGLES))]
+def _added_fields(args: Any, host_config: Any) -> list[tuple[str, Any]]:
+    inherited = {one.name for one in fields(host_config)}
+    return [(one.name, getattr(args, one.name)) for one in fields(args) if one.name not in inherited]
 
 
 def _changed(args: Any, kind: Any = None) -> list[tuple[str, Any]]:
@@ -70,7 +72,7 @@ def _default(own: Field) -> Any:
 
 
 def _same(value: Any, default: Any) -> bool:
-    # Construction writes some fields in another form: an enum for its name, {} or [] for None or "none"
+    # Construction rewrites some fields: a name as an enum, None or "none" as {} or []
     if _plain(value) == _plain(default):
         return True
     return value in ([], {}, "", None) and default in (None, "none", "", "auto")
@@ -78,6 +80,13 @@ def _same(value: Any, default: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     return getattr(value, "value", value)
+
+
+def _print(sections: list[Section], lines: list[str], remarks: list[str]) -> None:
+    if sys.stdout.isatty():
+        _print_tables(sections, lines, remarks)
+    else:
+        _print_lines(sections, lines, remarks)
 
 
 def _print_lines(sections: list[Section], lines: list[str], remarks: list[str]) -> None:

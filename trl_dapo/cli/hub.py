@@ -1,8 +1,8 @@
 """
-Whether a model or a dataset is where its name says, told before anything is loaded.
+Checks that a model or a dataset exists, before anything is loaded.
 
-One request to the Hub with a short timeout. Where the Hub does not answer, the run goes on offline: what is cached
-works, and what is not fails at once and not after minutes of retries.
+The Hub gets one request with a short timeout. If it does not answer, the run goes on offline: cached files work, and
+missing ones fail at once instead of after minutes of retries.
 """
 
 import os
@@ -21,7 +21,7 @@ MODEL_FILES = ("config.json", "adapter_config.json")
 
 
 def check_model(field: str, name: str, revision: str) -> None:
-    """Raises [`UsageError`] unless `name` is a folder with a model in it or a repository that can be had."""
+    """Raises [`UsageError`] unless `name` is a folder with a model, or a repository on the Hub or in its cache."""
     if Path(name).is_dir():
         if not any((Path(name) / file).is_file() for file in MODEL_FILES):
             raise UsageError(f"{field}={name}: the folder has no {' or '.join(MODEL_FILES)}. Give a saved model.")
@@ -39,7 +39,7 @@ def check_model(field: str, name: str, revision: str) -> None:
 
 
 def check_dataset_name(name: str) -> None:
-    """Raises [`UsageError`] unless `name` is a folder or may be a dataset of the Hub."""
+    """Raises [`UsageError`] unless `name` is a folder or can be a dataset on the Hub."""
     if Path(name).is_file():
         kind = {".csv": "csv", ".parquet": "parquet"}.get(Path(name).suffix, "json")
         raise UsageError(
@@ -55,9 +55,9 @@ def check_dataset_name(name: str) -> None:
 
 
 def go_offline() -> None:
-    """Makes this process and those that it starts use the Hub's cache only."""
+    """Makes this process and its children use only the Hub's cache."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    # Both libraries read the variable when they are imported, which they are by now
+    # Both libraries read the variable on import, which has already happened
     huggingface_hub.constants.HF_HUB_OFFLINE = True
     datasets.config.HF_HUB_OFFLINE = True
 
@@ -71,7 +71,7 @@ def _is_path(name: str) -> bool:
 
 
 def _is_on_hub(field: str, name: str, kind: str, revision: str | None) -> bool:
-    """Returns whether the Hub says that it has the repository; `False` where the Hub does not answer."""
+    """Returns `True` if the Hub has the repository, `False` if the Hub does not answer; raises if it has none."""
     try:
         huggingface_hub.HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=TIMEOUT)
     except RevisionNotFoundError as error:
@@ -84,7 +84,7 @@ def _is_on_hub(field: str, name: str, kind: str, revision: str | None) -> bool:
     except (OSError, HfHubHTTPError):
         return False
     except Exception as error:
-        # Which HTTP library the Hub's client uses, and so the class of a failed connection, differs by release
+        # The Hub's client changed its HTTP library between releases, and with it the class of a failed connection
         if "httpx" in type(error).__module__:
             return False
         raise

@@ -1,5 +1,5 @@
 """
-A training command: checks the run, then starts it with `accelerate launch`, as TRL starts its own scripts.
+Runs a training command: checks it, then starts its script with `accelerate launch`, as TRL does.
 """
 
 import argparse
@@ -8,10 +8,10 @@ import sys
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from .commands import Command
 from .config_file import read_config_file, set_environment, split_config_flag
 from .errors import UsageError, one_line
 
@@ -19,28 +19,29 @@ from .errors import UsageError, one_line
 if TYPE_CHECKING:
     from .arguments import CommandParser
 
-# One process on the CPU, and every value that accelerate would otherwise warn about
+# One process on the CPU. Accelerate warns about each of these that is left out
 ON_CPU = ["--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
-def run(command: str, argv: list[str]) -> int:
+def run(command: Command, argv: list[str]) -> int:
     """Runs a command and returns its exit code."""
     argv = split_config_flag(argv)
     set_environment(read_config_file(argv))
-    # These take seconds, and read the environment
-    script = import_module(f".{command}", __package__)
-    parser = script.make_parser(prog=f"trl-dapo {command}")
+    # Imported here, because it takes seconds and its libraries read the environment
+    from .script import make_parser
+
+    parser = make_parser(command, prog=f"trl-dapo {command.name}")
     from_file, from_command_line = parser.unknown_words(argv)
-    launch_args = _launch_args(from_file + from_command_line, parser, script.__name__)
+    launch_args = _launch_args(from_file + from_command_line, parser, command.module)
     parser.plan_for(_processes(launch_args))
     with _quietly():
         arguments = parser.parse(argv)
-        script.preflight(arguments)
+        command.load("preflight")(arguments)
     if arguments.script_args.dry_run:
-        script.print_dry_run(arguments)
+        command.load("print_dry_run")(arguments, command.load("host_config"))
         return 0
     if arguments.training_args.use_cpu and not from_file + from_command_line:
-        launch_args = _launch_args(ON_CPU, parser, script.__name__)
+        launch_args = _launch_args(ON_CPU, parser, command.module)
     launch_args.training_script_args = without_words(argv, from_command_line)
     return _launch(launch_args)
 
@@ -60,7 +61,7 @@ def without_words(words: list[str], unwanted: list[str]) -> list[str]:
 
 @contextmanager
 def _quietly() -> Generator[None]:
-    """Keeps warnings for the processes that train, which say them again, and progress bars for terminals."""
+    """Hides warnings, which the training processes repeat, and progress bars unless there is a terminal."""
     import datasets
 
     if not sys.stderr.isatty():
@@ -71,7 +72,7 @@ def _quietly() -> Generator[None]:
 
 
 def _launch_args(words: list[str], parser: "CommandParser", script: str) -> argparse.Namespace:
-    """Returns the arguments of `accelerate launch`; a word that it does not know either is a [`UsageError`]."""
+    """Returns the arguments of `accelerate launch`; a word that it does not know is a [`UsageError`]."""
     from accelerate.commands.launch import launch_command_parser
     from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
@@ -79,7 +80,7 @@ def _launch_args(words: list[str], parser: "CommandParser", script: str) -> argp
         word = next((word for word in message.split() if word.startswith("--")), "")
         nearest = parser.nearest_option(word) if word else None
         raise UsageError(
-            f"{message}: neither an argument of {parser.prog} nor an option of `accelerate launch`."
+            f"{message}: neither {parser.prog} nor `accelerate launch` has such an option."
             + (f" Did you mean {nearest}?" if nearest else f" See `{parser.prog} --help`.")
         )
 
@@ -89,7 +90,7 @@ def _launch_args(words: list[str], parser: "CommandParser", script: str) -> argp
         words = resolve_accelerate_config_argument(words)
     except ValueError as error:
         raise UsageError(f"--accelerate_config: {one_line(error)}") from error
-    # As a module, so that the script's folder does not come before the user's own modules
+    # As a module: a file's folder would come before the user's own modules on the path
     args, unknown = launcher.parse_known_args([*words, "--module", script])
     if unknown or args.training_script != script:
         refuse(f"unrecognized arguments: {' '.join(unknown or words)}")
@@ -97,7 +98,7 @@ def _launch_args(words: list[str], parser: "CommandParser", script: str) -> argp
 
 
 def _processes(args: argparse.Namespace) -> int:
-    """Returns how many processes accelerate will start, over all machines."""
+    """Returns how many processes accelerate will start on all machines together."""
     import torch
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 
@@ -118,7 +119,7 @@ def _launch(args: argparse.Namespace) -> int:
     try:
         launch_command(args)
     except subprocess.CalledProcessError as error:
-        # It has told its own story; a negative code is a signal's number
+        # The process has printed its own error; a negative code is the number of a signal
         return error.returncode if error.returncode > 0 else 128 - error.returncode
     except ChildFailedError as error:
         return max(1, *(failure.exitcode for failure in error.failures.values()))

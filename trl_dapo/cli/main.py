@@ -1,5 +1,5 @@
 """
-The console script: picks the command. No torch in here, so that help and version answer at once.
+The console script: picks the command. It imports no torch, so that help and version answer at once.
 """
 
 import sys
@@ -8,29 +8,29 @@ from functools import partial
 
 from trl_dapo import __version__
 
+from .commands import COMMANDS
 from .errors import UsageError, report
 
 
 INTERRUPTED = 130
-TRAINING = ("dapo", "grpo", "ppo", "reward", "dpo")
 
-HELP = """\
-usage: trl-dapo [--help] [--version] {dapo,grpo,ppo,reward,dpo,demo} ...
+SUMMARIES = {
+    **{command.name: command.summary for command in COMMANDS.values()},
+    "demo": "compare DAPO with naive GRPO on the built-in task, on a CPU",
+}
+LINES = "\n".join(f"  {name:<8}{summary}" for name, summary in SUMMARIES.items())
+HELP = f"""\
+usage: trl-dapo [--help] [--version] {{{",".join(SUMMARIES)}}} ...
 
 commands:
-  dapo    train with DAPO: flags and YAML of `trl grpo`, and a built-in task where no model and dataset are named
-  grpo    train with GRPO: flags and YAML of `trl grpo`, and the built-in task
-  ppo     train with PPO: flags and YAML of `trl grpo`, a critic's beside them, and the built-in task
-  reward  train a reward model: flags and YAML of `trl reward`, and the built-in task's preferences
-  dpo     train with DPO: flags and YAML of `trl dpo`, and the built-in task's preferences
-  demo    see DAPO at work on the built-in task, on a CPU
+{LINES}
 
 `trl-dapo <command> --help` lists the options of a command.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs `trl-dapo` and returns its exit code: 0, 2 for what the user can mend, another one for a crash."""
+    """Runs `trl-dapo` and returns its exit code: 0, 2 for a mistake that the user can fix, another for a crash."""
     first, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         return _run(first, rest)
@@ -51,16 +51,16 @@ def _run(first: str, rest: list[str]) -> int:
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
-    if name in TRAINING:
+    if name in COMMANDS:
         from .launch import run
 
-        return partial(run, name)
+        return partial(run, COMMANDS[name])
     if name == "demo":
         from .demo import main as demo
 
         return demo
     raise UsageError(
-        f"{name!r} is not a command: the commands are {', '.join(TRAINING)} and demo. See `trl-dapo --help`."
+        f"{name!r} is not a command: the commands are {', '.join(COMMANDS)} and demo. See `trl-dapo --help`."
     )
 
 

@@ -1,59 +1,21 @@
 """
-The training script of PPO: what `trl-dapo ppo` starts in each process, in the shape of TRL's own scripts.
+The training script of `trl-dapo ppo`: the command starts it in each process.
 
-It can be started without the command as well: `accelerate launch -m trl_dapo.cli.ppo --config run.yaml`.
+It also starts without the command: `accelerate launch -m trl_dapo.cli.ppo --config run.yaml`.
 """
 
 import sys
+from functools import partial
 
-import trl
-from trl import DatasetMixtureConfig, ModelConfig
-
-from trl_dapo.cli import online
-from trl_dapo.cli.arguments import Arguments, DAPOScriptArguments
-from trl_dapo.cli.dry_run import print_config
-from trl_dapo.cli.offline import run_script
-from trl_dapo.cli.preflight import preflight
-from trl_dapo.ppo.config import PPOConfig
-from trl_dapo.ppo.trainer import PPOTrainer
+from trl_dapo.cli import script
+from trl_dapo.cli.commands import COMMANDS
 
 
-__all__ = ["main", "make_parser", "preflight", "print_dry_run"]
+__all__ = ["main", "make_parser", "run_script"]
 
-# As a LoRA, whose base is the reference
-SETTINGS = {
-    "output_dir": "arena-PPO",
-    "use_peft": True,
-    "lora_r": 16,
-    "lora_alpha": 32,
-    "lora_target_modules": ["all-linear"],
-    "num_generations": 1,
-    "num_iterations": 1,
-    "learning_rate": 1e-3,
-    "critic_learning_rate": 3e-3,
-    "max_steps": 96,
-}
-
-
-def main(
-    script_args: DAPOScriptArguments,
-    training_args: PPOConfig,
-    model_args: ModelConfig,
-    dataset_args: DatasetMixtureConfig,
-) -> None:
-    """Trains and saves. What the arguments get wrong is a [`UsageError`], raised before anything is trained."""
-    online.train(PPOTrainer, Arguments(script_args, training_args, model_args, dataset_args))
-
-
-def make_parser(prog: str | None = None) -> online.OnlineParser:
-    """Returns the parser of the script's arguments; `prog` is the name of the program in its help."""
-    return online.online_parser(PPOConfig, SETTINGS, prog)
-
-
-def print_dry_run(arguments: Arguments) -> None:
-    """Prints the run as it would be."""
-    print_config(arguments, trl.GRPOConfig)
-
+main = partial(script.main, COMMANDS["ppo"])
+make_parser = partial(script.make_parser, COMMANDS["ppo"])
+run_script = partial(script.run_script, COMMANDS["ppo"])
 
 if __name__ == "__main__":
-    sys.exit(run_script(sys.argv[1:], make_parser(), main))
+    sys.exit(run_script(sys.argv[1:]))

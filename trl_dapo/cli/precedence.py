@@ -1,9 +1,8 @@
 """
-What was given goes before what is on by default.
+What the user set wins over what is on by default.
 
-A toggle of [`DAPOConfig`] that was not given yields to a field of TRL that was, even where that field holds TRL's
-default value. What contradicts itself although all of it was given is left for [`DAPOConfig`] to refuse. Pure: a
-mapping of fields in, one line per change out.
+A toggle of [`DAPOConfig`] that the user did not set is turned off if it contradicts a field of TRL that the user set,
+even to TRL's own default. If the user set both, [`DAPOConfig`] refuses the contradiction.
 """
 
 from collections.abc import Set
@@ -14,7 +13,7 @@ from trl_dapo.dapo.config import TOGGLES, toggles_beside
 from .reward_names import LENGTH_PENALTY_NAMES
 
 
-# The fields of TRL that speak of the same thing as a toggle
+# Fields of TRL that control the same thing as a toggle
 RIVALS = {
     "overlong_filtering": ("mask_truncated_completions",),
     "clip_higher": ("epsilon_high", "epsilon", "loss_type"),
@@ -26,20 +25,23 @@ RIVALS = {
 
 def yield_to_given(values: dict[str, Any], given: Set[str]) -> list[str]:
     """
-    Turns toggles and defaults off that contradict a field that was given, in `values`, and returns one line for each.
+    Turns off, in `values`, the toggles and defaults that contradict a field that the user set.
 
     Args:
         values (`dict[str, Any]`):
             All fields by name, with their defaults.
         given (`Set[str]`):
-            Names of the fields that the user wrote, in the file or on the command line.
+            Names of the fields that the user set, in the file or on the command line.
+
+    Returns:
+        `list[str]`: one line for each change.
     """
     agreeing = _agreeing_toggles(values, given)
     lines = []
     for toggle in TOGGLES:
         if toggle not in given and not agreeing[toggle]:
             values[toggle] = False
-            # Of the loss types, only CISPO has to do with the clip range
+            # Of the loss types, only CISPO changes the clip range: do not blame it where an epsilon was set
             rivals = [name for name in RIVALS[toggle] if name in given]
             if "epsilon_high" in rivals or "epsilon" in rivals:
                 rivals = [name for name in rivals if name != "loss_type"]
@@ -57,7 +59,7 @@ def _agreeing_toggles(values: dict[str, Any], given: Set[str]) -> dict[str, bool
     if "mask_truncated_completions" in given and values["mask_truncated_completions"] is not None:
         agreeing["overlong_filtering"] = values["mask_truncated_completions"]
     if "epsilon_high" in given and values["epsilon_high"] is None:
-        # Written out, TRL's default says that the upper bound is `epsilon`
+        # Set explicitly, TRL's default means that the upper bound is `epsilon`
         agreeing["clip_higher"] = False
     if "reward_funcs" in given and values["reward_model_name_or_path"] is None:
         agreeing["dynamic_sampling"] = not set(values["reward_funcs"] or ["?"]) <= LENGTH_PENALTY_NAMES

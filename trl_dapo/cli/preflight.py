@@ -1,5 +1,5 @@
 """
-What can be checked before processes are started and a model is loaded.
+What can be checked before processes start and a model is loaded.
 """
 
 from pathlib import Path
@@ -10,18 +10,24 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from trl_dapo.grpo.config import GRPOConfig
 from trl_dapo.host.checkpoints import choose, read_state
+from trl_dapo.host.preference_rows import checked_preferences
 
-from .arena_run import check_arena_run
 from .arguments import Arguments
-from .data import column_names, load_data
+from .built_in_task import check_no_reference, check_not_quantized
+from .data import column_names, load_data, load_splits
 from .errors import UsageError, one_line
 from .hub import check_dataset_name, check_model
 from .reward_names import HOST_REWARDS, check_columns, check_reward_names, reward_functions
 
 
-def preflight(arguments: Arguments) -> None:
-    """Raises [`UsageError`] for the first thing that cannot work. User code is not imported, no model loaded."""
-    script_args, training_args, model_args, _ = arguments
+def check_online(arguments: Arguments) -> None:
+    """
+    Checks a run of `dapo`, `grpo` or `ppo`. No reward function of the user's is imported, and no model is loaded.
+
+    Raises:
+        [`UsageError`]: For the first mistake found.
+    """
+    script_args, training_args, model_args, dataset_args = arguments
     check_reward_names(script_args.reward_funcs or [])
     if not script_args.reward_funcs and not script_args.reward_model_name_or_path:
         raise UsageError(
@@ -30,16 +36,43 @@ def preflight(arguments: Arguments) -> None:
         )
     if script_args.reward_model_name_or_path:
         check_model("reward_model_name_or_path", script_args.reward_model_name_or_path, "main")
-    checkpoint(training_args)
+    whole_checkpoint(training_args)
     if model_args.model_name_or_path is None:
-        check_arena_run(training_args, model_args)
-    else:
-        check_model("model_name_or_path", model_args.model_name_or_path, model_args.model_revision)
-        _check_data(arguments)
+        check_no_reference(training_args, model_args)
+        check_not_quantized(model_args)
+        return
+    check_model("model_name_or_path", model_args.model_name_or_path, model_args.model_revision)
+    if _can_read_data(arguments):
+        data = load_data(script_args, training_args, dataset_args)
+        of_trl = [name for name in script_args.reward_funcs or [] if name in HOST_REWARDS]
+        check_columns(reward_functions(of_trl, training_args), column_names(data.train))
 
 
-def checkpoint(args: GRPOConfig) -> Any:
-    """Returns the checkpoint to resume from: a folder, `True` for the last one in `output_dir`, or `None`."""
+def check_offline(arguments: Arguments) -> None:
+    """
+    Checks a run of `reward` or `dpo`. No model is loaded.
+
+    Raises:
+        [`UsageError`]: For the first mistake found.
+    """
+    script_args, training_args, model_args, dataset_args = arguments
+    asked_checkpoint(training_args)
+    if model_args.model_name_or_path is None:
+        check_not_quantized(model_args)
+        return
+    check_model("model_name_or_path", model_args.model_name_or_path, model_args.model_revision)
+    if _can_read_data(arguments):
+        data = load_splits(script_args, training_args, dataset_args)
+        try:
+            for split, rows in (("train", data.train), ("eval", data.evaluation)):
+                if rows is not None:
+                    checked_preferences(rows, split, tokenized=True)
+        except ValueError as error:
+            raise UsageError(one_line(error)) from error
+
+
+def whole_checkpoint(args: GRPOConfig) -> str | bool | None:
+    """Returns what [`asked_checkpoint`] returns, after checking that the checkpoint is whole and written by us."""
     asked = asked_checkpoint(args)
     if asked:
         try:
@@ -49,11 +82,11 @@ def checkpoint(args: GRPOConfig) -> Any:
     return asked
 
 
-def asked_checkpoint(args: TrainingArguments) -> Any:
-    """Returns what [`checkpoint`] returns, whichever trainer wrote it."""
+def asked_checkpoint(args: TrainingArguments) -> str | bool | None:
+    """Returns the checkpoint to resume from: a folder, `True` for the last one in `output_dir`, or `None`."""
     asked: Any = args.resume_from_checkpoint
     if isinstance(asked, str) and asked.lower() in ("true", "false"):
-        # The command line gives words
+        # The command line gives text
         asked = asked.lower() == "true"
     if asked is True:
         if not Path(str(args.output_dir)).is_dir() or get_last_checkpoint(str(args.output_dir)) is None:
@@ -63,14 +96,11 @@ def asked_checkpoint(args: TrainingArguments) -> Any:
     return asked or None
 
 
-def _check_data(arguments: Arguments) -> None:
-    script_args, training_args, _, dataset_args = arguments
+def _can_read_data(arguments: Arguments) -> bool:
+    """Checks the dataset's name; returns whether its rows can be read now, since a dry run downloads nothing."""
+    script_args, dataset_args = arguments.script_args, arguments.dataset_args
     name = script_args.dataset_name
-    if name is not None and not dataset_args.datasets:
-        check_dataset_name(name)
-        if script_args.dry_run and not Path(name).is_dir():
-            # A dry run downloads nothing
-            return
-    data = load_data(script_args, training_args, dataset_args)
-    hosts = [name for name in script_args.reward_funcs or [] if name in HOST_REWARDS]
-    check_columns(reward_functions(hosts, training_args), column_names(data.train))
+    if name is None or dataset_args.datasets:
+        return True
+    check_dataset_name(name)
+    return Path(name).is_dir() or not script_args.dry_run

@@ -1,5 +1,5 @@
 """
-From the names of reward functions to the functions.
+Finds reward functions by the names that the user gives, and checks that the dataset has the columns they need.
 """
 
 import importlib
@@ -23,14 +23,14 @@ LENGTH_PENALTY = "get_soft_overlong_punishment"
 LENGTH_PENALTY_NAMES = frozenset({LENGTH_PENALTY})
 KNOWN = (*HOST_REWARDS, LENGTH_PENALTY, "arena_accuracy")
 
-# What the trainer passes to every reward function, whatever the dataset has
-PASSED_ALWAYS = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
+# Arguments that the trainer passes to every reward function, beside the dataset's columns
+ALWAYS_PASSED = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
 
 RewardFunction = Callable[..., Any]
 
 
 def check_reward_names(names: Sequence[str]) -> None:
-    """Raises [`UsageError`] for a name that leads nowhere; the user's modules are looked for and not imported."""
+    """Raises [`UsageError`] for an unknown name. The user's modules are looked up, not imported."""
     for name in names:
         if name in KNOWN:
             continue
@@ -53,15 +53,15 @@ def check_reward_names(names: Sequence[str]) -> None:
 
 
 def reward_functions(names: Sequence[str], args: GRPOConfig) -> list[RewardFunction]:
-    """Returns the functions behind the names, the user's own modules imported."""
+    """Returns the functions that the names stand for, and imports the user's modules for them."""
     check_reward_names(names)
     return [_function(name, args) for name in names]
 
 
 def check_columns(functions: Sequence[RewardFunction], columns: Sequence[str]) -> None:
-    """Raises [`UsageError`] for a reward function that needs a column which the dataset does not have."""
+    """Raises [`UsageError`] if a reward function needs a column that the dataset does not have."""
     for function in functions:
-        missing = [name for name in _required(function) if name not in PASSED_ALWAYS and name not in columns]
+        missing = [name for name in _required(function) if name not in ALWAYS_PASSED and name not in columns]
         if missing:
             raise UsageError(
                 f"reward_funcs: {_name(function)} needs the column {missing[0]!r}, and the dataset has the columns "
@@ -73,8 +73,8 @@ def _function(name: str, args: GRPOConfig) -> RewardFunction:
     if name in HOST_REWARDS:
         return getattr(importlib.import_module("trl.rewards"), name)
     if name == LENGTH_PENALTY:
-        # TRL's script fixes the widths at 1280 and 256, so that at another `max_completion_length` the penalty falls
-        # on no completion or on most. These follow the config; at 1280 they are TRL's numbers, 256 being a fifth.
+        # TRL's script fixes the widths at 1280 and 256: at another `max_completion_length`, the penalty hits no
+        # completion or most of them. These follow the config, and at 1280 they are TRL's: 256 is a fifth.
         longest = required(args.max_completion_length)
         width = args.soft_punish_cache if isinstance(args, DAPOConfig) else default_soft_punish_cache(longest)
         return length_penalty_function(longest, required(width))

@@ -1,10 +1,11 @@
 """
-The main job on the arena: naive GRPO and DAPO from one warm start, on the same number of generated completions.
+The demo: naive GRPO and DAPO on the arena, from the same warm start, on the same number of generated completions.
 
-In here: one run (`arm`), what it shows while it trains (`display`), and what is left of it (`report`).
+In here: one training run (`run`), what it shows while it trains (`display`), and its table, plot and numbers
+(`report`). Not in here: the options of `trl-dapo demo`.
 """
 
-from .run import Arm, ArmResult, Point, run_arm
+from .run import Method, Point, RunResult, run_method
 
 
-__all__ = ["Arm", "ArmResult", "Point", "run_arm"]
+__all__ = ["Method", "Point", "RunResult", "run_method"]

@@ -1,7 +1,7 @@
 """
-What a run shows while it trains: a live panel on a terminal, else one compact line per rollout.
+Shows a run while it trains: a live panel on a terminal, one line per rollout elsewhere.
 
-Completions come from a model: they are shown as plain text, never as markup.
+Completions come from a model, so they are printed as plain text, never as markup.
 """
 
 from collections.abc import Generator
@@ -24,7 +24,7 @@ CURVE_WIDTH = 40
 
 @contextmanager
 def shown(console: Console, name: str, seed: int, budget: int) -> Generator[Listener]:
-    """Gives the listener that shows a run while it trains."""
+    """Yields the listener that shows a run while it trains."""
     points: list[Point] = []
     if not console.is_terminal:
 
@@ -61,19 +61,19 @@ def line(name: str, seed: int, budget: int, points: list[Point]) -> str:
 
 
 def trend(points: list[Point]) -> float:
-    """Returns by how much accuracy has changed from the rollouts before the last few to the last few."""
+    """Returns the mean accuracy of the last 5 rollouts minus that of the 5 before, or 0.0 without any before."""
     recent = [point.accuracy for point in points[-TREND_ROLLOUTS:]]
     before = [point.accuracy for point in points[: -len(recent)][-TREND_ROLLOUTS:]]
     return sum(recent) / len(recent) - sum(before) / len(before) if before else 0.0
 
 
 def sparkline(values: list[float]) -> str:
-    """Returns values between 0 and 1 as one character each."""
+    """Returns one bar character for each value between 0 and 1."""
     return "".join(SPARKS[min(int(value * len(SPARKS)), len(SPARKS) - 1)] for value in values)
 
 
 def numbers(points: list[Point]) -> Table:
-    """Returns the last rollout as a table."""
+    """Returns the numbers of the last rollout as a table, with the curves so far."""
     last = points[-1]
     table = Table.grid(padding=(0, 2))
     table.add_row("accuracy", f"{last.accuracy:.3f} ({trend(points):+.3f})", _curve([p.accuracy for p in points]))
@@ -85,7 +85,7 @@ def numbers(points: list[Point]) -> Table:
 
 
 def examples(point: Point) -> Table:
-    """Returns a right and a wrong completion as plain text."""
+    """Returns a right and a wrong completion of a rollout, as plain text."""
     table = Table.grid(padding=(0, 2))
     table.add_row(Text("right", style="green"), _text(point.right))
     table.add_row(Text("wrong", style="red"), _text(point.wrong))
@@ -97,6 +97,6 @@ def _curve(values: list[float]) -> str:
 
 
 def _text(example: Example | None) -> Text:
-    # `Text`, unlike `str`, is not parsed for markup; control characters would reach the terminal
+    # `Text`, unlike `str`, is not parsed for markup. Control characters would still reach the terminal
     plain = "none in this rollout" if example is None else f"{example.prompt} {example.completion}"
     return Text("".join(character for character in plain if character.isprintable()))

@@ -1,5 +1,5 @@
 """
-What is left of a comparison: a table, a picture of the curves and the numbers as JSON.
+The result of a comparison: a table, a verdict, a plot of the curves, and the numbers as JSON.
 """
 
 import json
@@ -12,11 +12,11 @@ from rich.table import Table
 
 from trl_dapo.arena import ArenaScore
 
-from .run import ArmResult
+from .run import RunResult
 
 
 def mean_with_interval(values: list[float]) -> str:
-    """Returns the mean over seeds and, for two or more, half the width of its 95 % t-interval."""
+    """Returns the mean over seeds and, for two or more, half the width of its 95% t-interval."""
     if len(values) < 2:
         return f"{values[0]:.3f}"
     from scipy.stats import t
@@ -25,28 +25,28 @@ def mean_with_interval(values: list[float]) -> str:
     return f"{fmean(values):.3f} ± {half_width:.3f}"
 
 
-def result_table(start: ArenaScore, results: list[ArmResult]) -> Table:
-    """Returns the start and each arm, over its seeds, as a table."""
+def result_table(start: ArenaScore, results: list[RunResult]) -> Table:
+    """Returns a table of the warm start and of each method, averaged over seeds."""
     seeds = sorted({result.seed for result in results})
     table = Table(title=f"held-out prompts, avg@8, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}")
     for column in ("policy", "accuracy", "truncated", "completions generated", "updates", "seconds"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     table.add_row("start", f"{start.accuracy:.3f}", f"{start.truncated:.1%}", "0", "0", "0")
     for name in dict.fromkeys(result.name for result in results):
-        arms = [result for result in results if result.name == name]
+        runs = [result for result in results if result.name == name]
         table.add_row(
             name,
-            mean_with_interval([arm.score.accuracy for arm in arms]),
-            f"{fmean(arm.score.truncated for arm in arms):.1%}",
-            f"{fmean(arm.completions for arm in arms):.0f}",
-            f"{fmean(arm.updates for arm in arms):.0f}",
-            f"{fmean(arm.seconds for arm in arms):.0f}",
+            mean_with_interval([run.score.accuracy for run in runs]),
+            f"{fmean(run.score.truncated for run in runs):.1%}",
+            f"{fmean(run.completions for run in runs):.0f}",
+            f"{fmean(run.updates for run in runs):.0f}",
+            f"{fmean(run.seconds for run in runs):.0f}",
         )
     return table
 
 
-def verdict(results: list[ArmResult]) -> str:
-    """Returns in a sentence what the comparison says, and what it does not."""
+def verdict(results: list[RunResult]) -> str:
+    """Returns the difference between DAPO and GRPO in a sentence, with its interval or a warning that it has none."""
     by_name = {name: [r.score.accuracy for r in results if r.name == name] for name in ("GRPO", "DAPO")}
     difference = fmean(by_name["DAPO"]) - fmean(by_name["GRPO"])
     seeds = len(by_name["DAPO"])
@@ -60,15 +60,15 @@ def verdict(results: list[ArmResult]) -> str:
     return f"DAPO - GRPO = {interval} at equal completions, paired over {seeds} seeds (95 % t-interval)."
 
 
-def write_json(path: Path, start: ArenaScore, results: list[ArmResult]) -> None:
-    """Writes all numbers, curves and examples included."""
+def write_json(path: Path, start: ArenaScore, results: list[RunResult]) -> None:
+    """Writes all numbers, with curves and example completions."""
     content: dict[str, Any] = {"start": asdict(start), "runs": [asdict(result) for result in results]}
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False))
 
 
-def write_curves(path: Path, results: list[ArmResult]) -> None:
-    """Writes a PNG of the curves over completions generated. Needs matplotlib."""
-    # A figure of its own, without pyplot: no window system and no global state
+def write_curves(path: Path, results: list[RunResult]) -> None:
+    """Writes a PNG of the curves against generated completions. Needs matplotlib."""
+    # Without pyplot there is no window system and no global state
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,7 +1,7 @@
 """
-One training run on the arena, up to a number of generated completions.
+One training run on the arena, until a number of completions is generated.
 
-The invariant: a run is a function of its arm, its seed and its budget; what watches it changes nothing.
+The same method, seed and budget always give the same run. Watching it or measuring it on the way changes nothing.
 """
 
 import tempfile
@@ -13,50 +13,50 @@ from typing import Any
 from transformers import PrinterCallback, TrainerCallback
 
 from trl_dapo.arena import ArenaScore, arena_accuracy, evaluate, held_out_dataset, load_warm_start, train_dataset
+from trl_dapo.arena.settings import (
+    CPU_FIELDS,
+    GENERATIONS,
+    LEARNING_RATE,
+    MAX_COMPLETION_LENGTH,
+    PROMPTS,
+    ROLLOUT_FIELDS,
+    TRAINING_PROMPTS,
+    UPDATES,
+)
 from trl_dapo.dapo.config import DAPOConfig
 from trl_dapo.dapo.trainer import DAPOTrainer
 
 
-PROMPTS, GENERATIONS, UPDATES = 16, 8, 8
-MAX_COMPLETION_LENGTH = 40
-TRAINING_PROMPTS = 4096
-DEFAULT_LEARNING_RATE = 2e-4
-
-# On a CPU, and with the paper's warm-up of 20 rollouts cut to one: the whole run has a few dozen
-SETTINGS: dict[str, Any] = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "dataloader_pin_memory": False,
+DEMO_FIELDS: dict[str, Any] = {
+    **CPU_FIELDS,
+    **ROLLOUT_FIELDS,
     "report_to": "none",
     "disable_tqdm": True,
     "save_strategy": "no",
     "logging_steps": UPDATES,
-    "num_generations": GENERATIONS,
-    "per_device_train_batch_size": PROMPTS * GENERATIONS // UPDATES,
     "updates_per_rollout": UPDATES,
-    "max_completion_length": MAX_COMPLETION_LENGTH,
     "adam_beta2": 0.99,
+    # One rollout: the paper warms up for 20, and this whole run has a few dozen
     "warmup_steps": UPDATES,
 }
 
 
 @dataclass(frozen=True)
-class Arm:
-    """A row of the comparison: its name, how its config is made, and what trains."""
+class Method:
+    """What is compared: a name, the function or class that makes the config, and the trainer."""
 
     name: str
     config: Callable[..., DAPOConfig]
     trainer: type[DAPOTrainer] = DAPOTrainer
 
 
-GRPO = Arm("GRPO", DAPOConfig.naive_grpo)
-DAPO = Arm("DAPO", DAPOConfig)
+GRPO = Method("GRPO", DAPOConfig.naive_grpo)
+DAPO = Method("DAPO", DAPOConfig)
 
 
 @dataclass(frozen=True)
 class Example:
-    """A completion of the last rollout. Untrusted text: escape it before showing."""
+    """A completion of the last rollout. The text is untrusted: escape it before showing it."""
 
     prompt: str
     completion: str
@@ -65,10 +65,10 @@ class Example:
 @dataclass(frozen=True)
 class Point:
     """
-    What is known after a rollout.
+    The state of a run after a rollout.
 
-    `accuracy`, `informative`, `length` and `truncated` are of all completions generated for it, `refill_rounds` of the
-    rounds that it took, `entropy` is in nats per token, `held_out` is only measured now and then.
+    `accuracy`, `informative`, `length` and `truncated` cover all completions generated for the rollout, also those
+    that were dropped. `entropy` is in nats per token. `held_out` is measured in some rollouts only.
     """
 
     rollout: int
@@ -85,8 +85,8 @@ class Point:
 
 
 @dataclass(frozen=True)
-class ArmResult:
-    """The curve of a run, its score on held-out prompts, what it generated and the seconds that it trained."""
+class RunResult:
+    """The result of a run: its final score on held-out prompts, its curve, its counts, and its seconds of training."""
 
     name: str
     seed: int
@@ -100,42 +100,42 @@ class ArmResult:
 Listener = Callable[[Point], None]
 
 
-def run_arm(
-    arm: Arm,
+def run_method(
+    method: Method,
     seed: int,
     budget: int,
     listener: Listener,
     eval_every: int = 0,
-    learning_rate: float = DEFAULT_LEARNING_RATE,
+    learning_rate: float = LEARNING_RATE,
     training_prompts: int = TRAINING_PROMPTS,
-) -> ArmResult:
+) -> RunResult:
     """
-    Returns the result of training from the warm start until `budget` completions are generated.
+    Trains from the warm start until `budget` completions are generated, and returns the result.
 
     Args:
-        arm ([`Arm`]):
-            What to train with.
+        method ([`Method`]):
+            Config and trainer.
         seed (`int`):
-            Seed of the prompts and of the sampling.
+            Seed of the training prompts and of the sampling.
         budget (`int`):
-            Completions to generate; training ends with the rollout that reaches it.
+            Completions to generate. Training ends with the rollout that reaches it.
         listener (`Callable[[Point], None]`):
             Called after each rollout.
         eval_every (`int`, *optional*, defaults to `0`):
-            Rollouts between two measurements on held-out prompts; `0` for none.
+            Rollouts between two measurements on held-out prompts. `0` turns them off.
         learning_rate (`float`, *optional*, defaults to `2e-4`):
-            Peak and, after the warm-up, constant learning rate of both arms.
+            Learning rate, constant after the warm-up.
         training_prompts (`int`, *optional*, defaults to `4096`):
             Size of the training dataset.
     """
     with tempfile.TemporaryDirectory() as folder:
         rollouts = -(-budget // (PROMPTS * GENERATIONS))
-        values = {**SETTINGS, "seed": seed, "learning_rate": learning_rate, "max_steps": rollouts * UPDATES}
+        values = {**DEMO_FIELDS, "seed": seed, "learning_rate": learning_rate, "max_steps": rollouts * UPDATES}
         model, tokenizer = load_warm_start()
-        trainer = arm.trainer(
+        trainer = method.trainer(
             model=model,
             reward_funcs=arena_accuracy,
-            args=arm.config(folder, **values),
+            args=method.config(folder, **values),
             train_dataset=train_dataset(training_prompts, seed=seed),
             processing_class=tokenizer,
         )
@@ -145,8 +145,8 @@ def run_arm(
         started = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - started - watcher.seconds
-        return ArmResult(
-            name=arm.name,
+        return RunResult(
+            name=method.name,
             seed=seed,
             completions=trainer.completions_generated,
             updates=trainer.state.global_step,
@@ -157,13 +157,13 @@ def run_arm(
 
 
 def held_out_score(model: Any, tokenizer: Any, prompts: int = 225, samples: int = 8) -> ArenaScore:
-    """Returns the score on prompts that no run is trained on, the same for every run."""
+    """Returns the score on held-out prompts. They are the same for every run, and none is trained on."""
     dataset = held_out_dataset(prompts)
     return evaluate(model, tokenizer, dataset, samples=samples, max_new_tokens=MAX_COMPLETION_LENGTH)
 
 
 class _Watcher(TrainerCallback):
-    """Collects the curve, and ends the run at the first rollout's end at which the budget is reached."""
+    """Collects the curve, and stops training at the end of the rollout that reaches the budget."""
 
     def __init__(self, trainer: DAPOTrainer, budget: int, listener: Listener, eval_every: int) -> None:
         self.trainer = trainer
@@ -171,7 +171,7 @@ class _Watcher(TrainerCallback):
         self.listener = listener
         self.eval_every = eval_every
         self.curve: list[Point] = []
-        self.seconds = 0.0  # spent on measuring, not on training
+        self.seconds = 0.0  # spent in this callback, not in training
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % UPDATES == 0 and self.trainer.completions_generated >= self.budget:

@@ -1,0 +1,111 @@
+"""
+The training script of every command, in the shape of TRL's own: parse, construct the trainer, train, save.
+
+It runs in each process that `accelerate launch` starts.
+"""
+
+import argparse
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
+
+from .arguments import Arguments, CommandParser
+from .commands import Command
+from .config_file import read_config_file, split_config_flag
+from .errors import UsageError, one_line, report
+
+
+logger = get_logger(__name__)
+
+
+def make_parser(
+    command: Command, subparsers: argparse._SubParsersAction | None = None, prog: str | None = None
+) -> CommandParser:
+    """
+    Returns the parser of a command's arguments.
+
+    Args:
+        command ([`Command`]):
+            Row of the table.
+        subparsers (`argparse._SubParsersAction`, *optional*):
+            Where to add it; made with `parser_class` set to the command's parser.
+        prog (`str`, *optional*):
+            Name of the program in its help.
+    """
+    kinds = (command.load("script_arguments"), command.load("config"), ModelConfig, DatasetMixtureConfig)
+    options: dict[str, Any] = {"dataclass_types": kinds, "arena_defaults": command.load("arena_defaults")}
+    if subparsers is not None:
+        return subparsers.add_parser(command.name, help=command.summary, **options)
+    return command.load("parser")(prog=prog, **options)
+
+
+def run_script(command: Command, argv: list[str]) -> int:
+    """Parses and trains. Returns 0, or 2 after one line on stderr for what the user can fix; a crash is raised."""
+    argv = split_config_flag(argv)
+    try:
+        read_config_file(argv)
+        parser = make_parser(command)
+        unknown = parser.unknown_words(argv)[1]
+        if unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        main(command, *parser.parse(argv))
+    except UsageError as error:
+        return report(error)
+    return 0
+
+
+def main(
+    command: Command,
+    script_args: Any,
+    training_args: Any,
+    model_args: ModelConfig,
+    dataset_args: DatasetMixtureConfig,
+) -> None:
+    """
+    Trains and saves.
+
+    Raises:
+        [`UsageError`]: If an argument is wrong, before anything is trained.
+    """
+    for note in script_args.notes:
+        logger.warning(note)
+    resume_from = command.load("checkpoint")(training_args)
+    trainer = build_trainer(command, Arguments(script_args, training_args, model_args, dataset_args))
+    train_and_save(trainer, script_args, resume_from)
+
+
+def build_trainer(command: Command, arguments: Arguments) -> Any:
+    """Returns the trainer. If it refuses its arguments, that is a [`UsageError`], and no new folder is left behind."""
+    kwargs = command.load("trainer_arguments")(arguments)
+    output_dir = Path(str(arguments.training_args.output_dir))
+    existed = output_dir.exists()
+    try:
+        trainer = command.load("trainer")(**kwargs)
+    except (ValueError, NotImplementedError, ImportError, OSError) as error:
+        logger.debug("The trainer was not constructed.", exc_info=True)
+        if not existed:
+            with suppress(OSError):
+                output_dir.rmdir()
+        raise UsageError(one_line(error)) from error
+    if arguments.script_args.ignore_bias_buffers:
+        trainer.model._ddp_params_and_buffers_to_ignore = [
+            name for name, buffer in trainer.model.named_buffers() if buffer.dtype == torch.bool
+        ]
+    return trainer
+
+
+def train_and_save(trainer: Any, script_args: ScriptArguments, resume_from: str | bool | None) -> None:
+    """Trains, from a checkpoint if one is given, and saves the model to `output_dir`."""
+    trainer.train(resume_from_checkpoint=resume_from)
+    trainer.accelerator.print("Training completed.")
+    trainer.save_model(trainer.args.output_dir)
+    trainer.accelerator.print(f"Model saved to {trainer.args.output_dir}.")
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+        trainer.accelerator.print(f"Model pushed to https://huggingface.co/{trainer.hub_model_id}.")
+    # Finishes the trackers and leaves the process group
+    trainer.accelerator.end_training()
