@@ -12,6 +12,7 @@ from typing import Any, Self
 from trl import GRPOConfig as HostConfig
 
 from ..grpo.config import GRPOConfig
+from ..host.promotion import with_defaults
 from ..host.required import required
 from .overlong import default_soft_punish_cache
 
@@ -285,13 +286,7 @@ class DAPOConfig(GRPOConfig):
         Fields that hold [`~trl.GRPOConfig`]'s default take DAPO's; fields that the user set stay, and so does the size
         of the rollout. A toggle that such a field contradicts is off.
         """
-        promoted = object.__new__(cls)
-        promoted.__dict__.update(vars(config))
-        # Not constructed anew: the host's checks have rewritten some fields in ways that they would not accept again
-        for own in fields(cls):
-            if own.name not in vars(config):
-                made = own.default_factory is not MISSING
-                setattr(promoted, own.name, own.default_factory() if made else own.default)
+        promoted = with_defaults(config, cls)
         promoted.__dict__.update(toggles_beside(vars(config)))
         for name in GOVERNED.values():
             if not _is_set(config, name):

@@ -24,7 +24,7 @@ from ..host.promotion import promoted
 from ..qlora.precision import adapters_kept, set_adapter_dtype, takes_any_float
 from .calibration import pair_metrics
 from .config import RewardConfig
-from .loading import HEAD_NAMES
+from .folders import HEAD_NAMES
 from .statistics import RewardStatistics
 
 
