@@ -195,7 +195,10 @@ class RewardModelFunction:
             return [default(one) for one in self._models]
         result = list(given) if isinstance(given, (list, tuple)) else [given] * len(self._models)
         if len(result) != len(self._models):
-            raise ValueError(f"`{name}` has {len(result)} values for {len(self._models)} reward models.")
+            raise ValueError(
+                f"`{name}` has {len(result)} values for {len(self._models)} reward models. Pass one value for all of "
+                "them, or one for each."
+            )
         return result
 
     def _tokenizer(self, model: Any) -> Any:
