@@ -36,7 +36,7 @@ from trl_dapo import DAPOConfig, DAPOTrainer
 from trl_dapo.arena import arena_accuracy, load_warm_start, train_dataset
 from trl_dapo.dapo.sampling.groups import judge_groups, select_groups
 from trl_dapo.dapo.sampling.history import PromptHistory
-from trl_dapo.dapo.sampling.prompts import Place, PromptStream
+from trl_dapo.dapo.sampling.prompts import PromptStream, StreamedPrompt
 from trl_dapo.dapo.sampling.refill import FIRST_QUANTILE, QUANTILE, KeepRate, round_size
 from trl_dapo.demo.run import DAPO, GRPO, SETTINGS, Arm, run_arm
 
@@ -69,10 +69,10 @@ class Population:
         hard = draw.betavariate(0.05, 20)
         return hard if draw.random() < 0.5 else 1 - hard
 
-    def metric(self, places: list[Place]) -> torch.Tensor:
+    def metric(self, prompts: list[StreamedPrompt]) -> torch.Tensor:
         """Returns 0/1 rewards of shape `(P, G)` for these prompts."""
-        rates = torch.tensor([self.rates[place.identity] for place in places], dtype=torch.float64)
-        return (torch.rand(len(places), GENERATIONS, generator=self._noise) < rates.unsqueeze(1)).double()
+        rates = torch.tensor([self.rates[prompt.identity] for prompt in prompts], dtype=torch.float64)
+        return (torch.rand(len(prompts), GENERATIONS, generator=self._noise) < rates.unsqueeze(1)).double()
 
 
 @dataclass
@@ -135,16 +135,16 @@ def simulate(way: Way, switches: dict, degenerate: float, seed: int, steps: int,
         while sum(informative) < WANTED and (
             size := way(WANTED - sum(informative), rate, step.refills + bool(informative))
         ):
-            places = stream.take(size)
-            metric = population.metric(places)
+            prompts = stream.take(size)
+            metric = population.metric(prompts)
             verdicts = judge_groups(metric, torch.ones_like(metric, dtype=torch.bool), 1e-6)
             step.refills += bool(informative)
             informative += verdicts.informative_P.tolist()
-            rate.observe(int(verdicts.informative_P.sum()), len(places))
-            for place, right, teaches in zip(
-                places, metric.sum(dim=1).int().tolist(), verdicts.informative_P.tolist(), strict=True
+            rate.observe(int(verdicts.informative_P.sum()), len(prompts))
+            for prompt, right, teaches in zip(
+                prompts, metric.sum(dim=1).int().tolist(), verdicts.informative_P.tolist(), strict=True
             ):
-                history.record(place.identity, right, GENERATIONS - right, teaches)
+                history.record(prompt.identity, right, GENERATIONS - right, teaches)
         history.end_rollout()
         selection = select_groups(informative, WANTED)
         step.generated, step.kept = len(informative), sum(not filler for filler in selection.filler)

@@ -8,7 +8,7 @@ from tiny import parity_reward, plain_dataset
 from training import assert_same_run, dapo_args, host_args, train
 from trl_dapo import DAPOTrainer
 from trl_dapo.dapo.config import TOGGLES
-from trl_dapo.host.fetching import FetchedOnce, Places
+from trl_dapo.host.fetching import EmptyRows, FetchedOnce
 
 
 class Counted:
@@ -49,8 +49,8 @@ def test_the_next_rollout_has_fresh_rows_even_if_they_are_the_same():
 
 
 def test_places_have_a_length_and_no_rows():
-    assert len(Places(7)) == 7
-    assert Places(7)[3] == {}
+    assert len(EmptyRows(7)) == 7
+    assert EmptyRows(7)[3] == {}
 
 
 def count_rows(monkeypatch):

@@ -13,7 +13,7 @@ from tiny import constant_reward, parity_reward, plain_dataset, scripted_rollout
 from training import dapo_args, even, groups_of, loss_mask, record_rollouts, run, train
 from trl_dapo import DAPOTrainer
 from trl_dapo.dapo.config import DAPOConfig
-from trl_dapo.dapo.overlong import soft_overlong_punishment
+from trl_dapo.dapo.overlong import length_penalty_function
 from trl_dapo.dapo.sampling.groups import judge_groups
 
 
@@ -57,14 +57,14 @@ def test_equal_prompts_do_not_merge_their_groups(tmp_path):
 
 @pytest.mark.parametrize("length", [100, 101, 500])
 def test_length_penalty_never_passes_minus_one_nor_rewards_what_is_too_long(length):
-    assert soft_overlong_punishment(100, 20)(completion_ids=[[1] * length]) == [-1.0]
+    assert length_penalty_function(100, 20)(completion_ids=[[1] * length]) == [-1.0]
 
 
 def test_length_penalty_is_measured_from_the_length_that_is_generated(tmp_path):
     # A recipe with 14336 for the penalty and 16384 for generation penalises up to -1.5
     config = DAPOConfig(str(tmp_path), use_cpu=True, bf16=False, max_completion_length=1000)
     assert config.soft_punish_cache == 200
-    penalty = soft_overlong_punishment(1000, 200)
+    penalty = length_penalty_function(1000, 200)
     assert penalty(completion_ids=[[1] * 800, [1] * 900, [1] * 1000]) == [0.0, -0.5, -1.0]
 
 

@@ -30,17 +30,17 @@ def rollout(history: PromptHistory, easy: int = 0, hard: int = 0, informative: i
     history.end_rollout()
 
 
-def places(count: int) -> list[tuple[int, int]]:
+def positions(count: int) -> list[tuple[int, int]]:
     """Epochs and ordinals, 100 to an epoch."""
     return [divmod(number, 100) for number in range(count)]
 
 
 def decisions(history: PromptHistory, identity, count: int = 5000) -> list[bool]:
-    return [history.skips(identity, *place) for place in places(count)]
+    return [history.skips(identity, *position) for position in positions(count)]
 
 
 def generated_with(history: PromptHistory, identity, probability: float) -> bool:
-    """Whether the share of places at which a prompt is generated is this probability, within 4 standard errors."""
+    """Whether the share of positions at which a prompt is generated is this probability, within 4 standard errors."""
     skipped = decisions(history, identity)
     share = 1 - sum(skipped) / len(skipped)
     return abs(share - probability) <= 4 * math.sqrt(probability * (1 - probability) / len(skipped))
@@ -110,7 +110,7 @@ def test_prompts_have_runs_of_their_own():
 
 
 def test_the_longer_the_run_the_fewer_of_the_same_places_are_generated():
-    # One draw per place: what is skipped after two visits is skipped after three
+    # One draw per position: what is skipped after two visits is skipped after three
     history = PromptHistory(3, skip_degenerate=True)
     before = [False] * 5000
     for _ in range(4):
@@ -286,7 +286,7 @@ def test_solved_alone_does_not_skip_hard_prompts():
 
 
 def test_solved_prompts_are_not_explored():
-    # GRESO alone would generate this one at half of the places
+    # GRESO alone would generate this one at half of the positions
     history = PromptHistory(0, skip_degenerate=True, skip_solved_above=1.0)
     visit(history, "a", "easy")
     visit(history, "b", "hard")
@@ -309,7 +309,7 @@ def is_drawn_from(history: PromptHistory, identity, a: float, b: float) -> bool:
     def below(distances):
         return beta.cdf(0.5 + distances, a, b) - beta.cdf(0.5 - distances, a, b)
 
-    return kstest([history.distance(identity, *place) for place in places(5000)], below).pvalue > 1e-3
+    return kstest([history.distance(identity, *position) for position in positions(5000)], below).pvalue > 1e-3
 
 
 def test_unseen_prompts_are_uniform():
@@ -345,7 +345,8 @@ def test_prompts_of_medium_difficulty_are_closer_than_easy_and_hard_ones():
         history.record("easy", 16, 0, informative=False)
         history.record("hard", 0, 16, informative=False)
     medium, easy, hard, unseen = (
-        [history.distance(identity, *place) for place in places(1000)] for identity in ("medium", "easy", "hard", "?")
+        [history.distance(identity, *position) for position in positions(1000)]
+        for identity in ("medium", "easy", "hard", "?")
     )
     # 16 + 8 + 4 + 2 = 30 completions: a Beta(16, 16) keeps within 3 * sqrt(1 / (4 * 33)) = 0.26 of 1/2, and of a
     # Beta(31, 1) or Beta(1, 31), 0.76^31 = 0.0002 is beyond 0.26 from its end
@@ -359,7 +360,7 @@ def test_prompts_of_medium_difficulty_are_closer_than_easy_and_hard_ones():
 def test_distances_lie_between_nothing_and_a_half():
     history = PromptHistory(0, thompson=True)
     visit(history, "a", *["easy"] * 50)
-    distances = [history.distance(identity, *place) for identity in "ab" for place in places(1000)]
+    distances = [history.distance(identity, *position) for identity in "ab" for position in positions(1000)]
     assert min(distances) >= 0
     assert max(distances) <= 0.5
 
@@ -387,8 +388,8 @@ def test_a_decision_is_a_function_of_seed_place_and_records(seed, visits, visits
             # Nor does it matter what was asked before
             decisions(history, own, 20)
     assert decisions(first, "a", 50) == decisions(second, 7, 50)
-    assert [first.distance("a", *place) for place in places(50)] == [
-        second.distance(7, *place) for place in places(50)
+    assert [first.distance("a", *position) for position in positions(50)] == [
+        second.distance(7, *position) for position in positions(50)
     ]
 
 
@@ -416,7 +417,7 @@ print([(history.skips("a", 0, ordinal), history.distance("a", 0, ordinal)) for o
 
 def test_seeds_epochs_and_ordinals_give_draws_of_their_own():
     histories = [PromptHistory(seed, thompson=True) for seed in range(5)]
-    draws = {history.distance("a", epoch, ordinal) for history in histories for epoch, ordinal in places(1500)}
+    draws = {history.distance("a", epoch, ordinal) for history in histories for epoch, ordinal in positions(1500)}
     assert len(draws) == 5 * 1500
 
 
@@ -424,7 +425,7 @@ def test_skips_and_distances_are_drawn_apart():
     # With one draw for both, the prompts that were not skipped would be those of high pass rates
     history = PromptHistory(0, skip_degenerate=True, thompson=True)
     visit(history, "a", "hard")
-    kept = [history.distance("?", *place) for place in places(5000) if not history.skips("a", *place)]
+    kept = [history.distance("?", *position) for position in positions(5000) if not history.skips("a", *position)]
     assert kstest(kept, "uniform", args=(0, 0.5)).pvalue > 1e-3
 
 

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_dapo.dapo.config import DAPOConfig
-from trl_dapo.dapo.overlong import default_soft_punish_cache, soft_overlong_punishment
+from trl_dapo.dapo.overlong import default_soft_punish_cache, length_penalty_function
 from trl_dapo.dapo.reward_columns import LENGTH_PENALTY, length_penalties, metric_columns
 
 
 def penalties(maximum: int, cache: int, *lengths: int) -> list[float]:
-    return soft_overlong_punishment(maximum, cache)(completion_ids=[[0] * length for length in lengths])
+    return length_penalty_function(maximum, cache)(completion_ids=[[0] * length for length in lengths])
 
 
 # ------------------------------------------------------------------------------------------------------ length penalty
@@ -53,11 +53,11 @@ def test_penalties_lie_between_minus_one_and_zero_and_never_rise_with_length(max
 
 
 def test_the_penalty_has_the_name_by_which_it_is_found():
-    assert soft_overlong_punishment(10, 4).__name__ == LENGTH_PENALTY
+    assert length_penalty_function(10, 4).__name__ == LENGTH_PENALTY
 
 
 def test_the_penalty_can_be_sent_to_another_process():
-    remade = pickle.loads(pickle.dumps(soft_overlong_punishment(10, 4)))
+    remade = pickle.loads(pickle.dumps(length_penalty_function(10, 4)))
     assert remade(completion_ids=[[0] * 8]) == [-0.5]
 
 

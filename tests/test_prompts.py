@@ -26,9 +26,9 @@ def streamed(text: str) -> IterableDataset:
     return letters(text).to_iterable_dataset()
 
 
-def text_of(stream: PromptStream, places: list) -> str:
-    """The prompts of these places, one letter each."""
-    return "".join(row["prompt"] for row in stream.rows(places, 1))
+def text_of(stream: PromptStream, prompts: list) -> str:
+    """The text of these prompts, one letter each."""
+    return "".join(row["prompt"] for row in stream.rows(prompts, 1))
 
 
 def batch(stream: PromptStream, *counts: int, multiple_of: int = 1) -> list[str]:
@@ -38,7 +38,7 @@ def batch(stream: PromptStream, *counts: int, multiple_of: int = 1) -> list[str]
 
 
 def resumed(stream: PromptStream, fresh: PromptStream) -> PromptStream:
-    """A new stream at the place of another, by way of a file."""
+    """A new stream at the position of another, by way of a file."""
     fresh.load_state_dict(json.loads(json.dumps(stream.state_dict())))
     return fresh
 
@@ -58,7 +58,7 @@ def test_prompts_come_in_the_order_of_trls_sampler_for_several_epochs(seed, shuf
     for _ in range(3 * 12 // prompts_per_batch):
         stream.begin_batch()
         served += stream.take(prompts_per_batch)
-    assert [place.identity for place in served] == expected
+    assert [prompt.identity for prompt in served] == expected
     answers = [row["answer"] for row in stream.rows(served, 1)]
     assert answers == [dataset[index]["answer"] for index in expected]
 
@@ -105,7 +105,7 @@ def test_d2_refills_are_not_trls_repeated_batches():
     assert repeated[0:3] == repeated[3:6] == repeated[6:9] == repeated[9:12]
     stream = PromptStream(plain_dataset(12), seed=0)
     stream.begin_batch()
-    rounds = [[place.identity for place in stream.take(3)] for _ in range(4)]
+    rounds = [[prompt.identity for prompt in stream.take(3)] for _ in range(4)]
     assert rounds[0] == repeated[0:3]
     assert sorted(chain(*rounds)) == list(range(12))
 
@@ -123,9 +123,9 @@ def test_d6_equal_texts_are_prompts_of_their_own():
     for dataset in (letters("aab"), streamed("aab")):
         stream = PromptStream(dataset, seed=0, shuffle=False)
         stream.begin_batch()
-        places = stream.take(3)
-        assert text_of(stream, places) == "aab"
-        assert [row["prompt"] for row in stream.rows(places, 2)] == ["a", "a", "a", "a", "b", "b"]
+        prompts = stream.take(3)
+        assert text_of(stream, prompts) == "aab"
+        assert [row["prompt"] for row in stream.rows(prompts, 2)] == ["a", "a", "a", "a", "b", "b"]
 
 
 # ---------------------------------------------------------------------------------------------------- within one batch
@@ -347,8 +347,8 @@ def test_a_dataset_that_the_batch_holds_whole_gives_nothing_more_whatever_is_ski
 def test_a_solved_prompt_is_served_no_more():
     history = PromptHistory(0, skip_solved_above=1.0)
     stream = PromptStream(letters("abcd"), seed=0, shuffle=False, history=history)
-    (place, _) = stream.take(2)
-    history.record(place.identity, right=4, wrong=0, informative=False)
+    (prompt, _) = stream.take(2)
+    history.record(prompt.identity, right=4, wrong=0, informative=False)
     assert [batch(stream, 2) for _ in range(4)] == [["cd"], ["bc"], ["db"], ["cd"]]
 
 
@@ -516,8 +516,8 @@ def test_an_empty_dataset_makes_no_progress():
 
 
 def carrying(stream: PromptStream, held: list, *counts: int) -> list[str]:
-    """The prompts of a batch that holds these places already, take by take."""
-    stream.begin_batch(held=[(place.identity, place.epoch) for place in held])
+    """What a batch that already holds these prompts is served, take by take."""
+    stream.begin_batch(held=[(prompt.identity, prompt.epoch) for prompt in held])
     return [text_of(stream, stream.take(count)) for count in counts]
 
 
@@ -577,14 +577,14 @@ def test_copies_of_a_prompt_are_contiguous():
 @pytest.mark.parametrize("dataset", [conversational_dataset(2), iterable_dataset(2, conversational=True)])
 def test_rows_are_independent_copies(dataset):
     stream = PromptStream(dataset, seed=0, shuffle=False)
-    places = stream.take(2)
-    first, second, *_ = rows = stream.rows(places, 2)
+    prompts = stream.take(2)
+    first, second, *_ = rows = stream.rows(prompts, 2)
     untouched = first["prompt"][0]["content"]
     first["prompt"][0]["content"] = "changed"
     first["added"] = 1
     assert second["prompt"][0]["content"] == untouched
     assert "added" not in second
-    assert stream.rows(places, 2)[0] == second
+    assert stream.rows(prompts, 2)[0] == second
     assert len(rows) == 4
 
 
@@ -593,19 +593,19 @@ def test_rows_are_independent_copies(dataset):
 @given(copies=st.integers(1, 4), count=st.integers(1, 5), data=st.data())
 def test_a_part_of_the_rows_is_a_slice_of_all_rows(make, copies, count, data):
     stream = PromptStream(make("abcde"), seed=0)
-    places = stream.take(count)
+    prompts = stream.take(count)
     start = data.draw(st.integers(0, count * copies))
     stop = data.draw(st.integers(start, count * copies))
-    whole = stream.rows(places, copies)
+    whole = stream.rows(prompts, copies)
     assert len(whole) == count * copies
-    assert stream.rows(places, copies, slice(start, stop)) == whole[start:stop]
+    assert stream.rows(prompts, copies, slice(start, stop)) == whole[start:stop]
 
 
 def test_the_parts_of_all_ranks_are_the_whole():
     # 3 prompts of 4 rows on 2 ranks: the second group straddles them
     stream = PromptStream(letters("abc"), seed=0, shuffle=False)
-    places = stream.take(3)
-    parts = [[row["prompt"] for row in stream.rows(places, 4, slice(rank * 6, rank * 6 + 6))] for rank in range(2)]
+    prompts = stream.take(3)
+    parts = [[row["prompt"] for row in stream.rows(prompts, 4, slice(rank * 6, rank * 6 + 6))] for rank in range(2)]
     assert parts == [list("aaaabb"), list("bbcccc")]
 
 
@@ -719,9 +719,9 @@ HISTORIES = st.fixed_dictionaries(
 VISITS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans()), min_size=1, max_size=5)
 
 
-def learn(history: PromptHistory, places: list, visits: list[tuple[int, int, bool]]) -> None:
-    for number, place in enumerate(places):
-        history.record(place.identity, *visits[number % len(visits)])
+def learn(history: PromptHistory, prompts: list, visits: list[tuple[int, int, bool]]) -> None:
+    for number, prompt in enumerate(prompts):
+        history.record(prompt.identity, *visits[number % len(visits)])
     history.end_rollout()
 
 
@@ -730,9 +730,9 @@ def train(stream: PromptStream, history: PromptHistory, batches: list, visits: l
     served = []
     for number, takes in enumerate(batches):
         stream.begin_batch()
-        places = [stream.take(count, multiple_of) for count, multiple_of in takes]
-        learn(history, list(chain(*places)), visits[number % len(visits) :] + visits)
-        served.append([text_of(stream, one) for one in places])
+        taken = [stream.take(count, multiple_of) for count, multiple_of in takes]
+        learn(history, list(chain(*taken)), visits[number % len(visits) :] + visits)
+        served.append([text_of(stream, one) for one in taken])
     return served
 
 
@@ -799,15 +799,15 @@ def test_with_carried_prompts_no_prompt_is_twice_in_a_batch_and_a_take_is_as_ful
     stream = PromptStream((streamed if iterable else letters)(ALPHABET[:size]), 3, history=history)
     carried: list = []
     for takes in batches:
-        stream.begin_batch(held=[(place.identity, place.epoch) for place in carried])
-        places, left = [], size - len(carried)
+        stream.begin_batch(held=[(prompt.identity, prompt.epoch) for prompt in carried])
+        prompts, left = [], size - len(carried)
         for count, multiple_of in takes:
             taken = stream.take(count, multiple_of)
             assert len(taken) == min(count, left) // multiple_of * multiple_of
             left -= len(taken)
-            places += taken
-        identities = [place.identity for place in carried + places]
+            prompts += taken
+        identities = [prompt.identity for prompt in carried + prompts]
         assert len(set(identities)) == len(identities)
-        learn(history, places, visits)
+        learn(history, prompts, visits)
         # The latest ones, those that were carried before among them, as the trainer does with surplus groups
-        carried = (carried + places)[::-1][:most]
+        carried = (carried + prompts)[::-1][:most]

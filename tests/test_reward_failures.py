@@ -261,7 +261,7 @@ def test_a_function_that_fails_on_no_row_alone_says_so(form):
         return [0.0]
 
     assert error_of(form(failing), "a", "b", "c") == (
-        "The reward function 'my_judge' fails on the batch of 3 rows and on none of them alone: "
+        "The reward function 'my_judge' fails on the batch of 3 rows, but on none of them alone: "
         "ZeroDivisionError: 'no spread'"
     )
 
@@ -290,7 +290,7 @@ def test_a_row_that_raises_something_else_alone_says_what(form):
 
     message = error_of(form(failing), "1", "x")
     assert "row 0 of rows 0 to 1: ValueError: " in message
-    assert "\nThe row alone raises TypeError: 'two rows needed'\nPrompt: 'say 1'" in message
+    assert "\nCalled with this row alone, it raises TypeError: 'two rows needed'\nPrompt: 'say 1'" in message
 
 
 @sync_and_async
@@ -348,7 +348,9 @@ def test_rows_are_tried_under_the_timeout_each():
             raise ValueError("bad")
         await asyncio.sleep(60)
 
-    assert "alone raises TimeoutError: 'no rewards after 0.05 seconds'" in error_of(slow_alone, "a", "b", timeout=0.05)
+    assert "this row alone, it raises TimeoutError: 'no rewards after 0.05 seconds'" in error_of(
+        slow_alone, "a", "b", timeout=0.05
+    )
 
 
 @sync_and_async

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from trl_dapo.dapo.config import DAPOConfig
-from trl_dapo.dapo.overlong import default_soft_punish_cache, soft_overlong_punishment
+from trl_dapo.dapo.overlong import default_soft_punish_cache, length_penalty_function
 from trl_dapo.grpo.config import GRPOConfig
 from trl_dapo.host.required import required
 
@@ -77,7 +77,7 @@ def _function(name: str, args: GRPOConfig) -> RewardFunction:
         # on no completion or on most. These follow the config; at 1280 they are TRL's numbers, 256 being a fifth.
         longest = required(args.max_completion_length)
         width = args.soft_punish_cache if isinstance(args, DAPOConfig) else default_soft_punish_cache(longest)
-        return soft_overlong_punishment(longest, required(width))
+        return length_penalty_function(longest, required(width))
     if name == "arena_accuracy":
         return importlib.import_module("trl_dapo.arena").arena_accuracy
     module, _, attribute = name.rpartition(".")

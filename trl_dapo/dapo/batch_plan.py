@@ -1,7 +1,7 @@
 """
 Batch arithmetic before a run starts: how many prompts, completions and updates a rollout has.
 
-A config in, numbers and sentences out; nothing here changes what it is given.
+A config in, numbers and lines of text out. Nothing here changes the config or reads a dataset.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class BatchPlan:
         updates (`float`):
             Optimizer updates until the next rollout.
         most_completions (`int`):
-            Rows generated at most, with all refill rounds at full size.
+            Most rows that a rollout can generate: all refill rounds at full size.
     """
 
     prompts: int
@@ -37,7 +37,7 @@ class BatchPlan:
 
 
 def batch_plan(args: DAPOConfig) -> BatchPlan:
-    """Returns the batch arithmetic of a config on the number of processes that it was made for."""
+    """Returns the batch arithmetic of a config, for the number of processes that it was made for."""
     completions = required(args.generation_batch_size)
     rounds = args.max_round_batches * (1 + args.max_refill_rounds) if args.dynamic_sampling else 1
     return BatchPlan(
@@ -50,7 +50,7 @@ def batch_plan(args: DAPOConfig) -> BatchPlan:
 
 
 def describe(plan: BatchPlan, args: DAPOConfig) -> list[str]:
-    """Returns the plan as lines of text, each with the product that it comes from."""
+    """Returns the plan as lines of text, each with the arithmetic behind its number."""
     return [
         f"rollout      {plan.prompts} prompts x {args.num_generations} generations = {plan.completions} completions "
         f"of up to {args.max_completion_length} tokens",

@@ -1,8 +1,9 @@
 """
 `DAPOConfig`: TRL's `GRPOConfig` with DAPO's five parts as toggles.
 
-A toggle decides what TRL's scattered fields say; whoever sets such a field himself must agree with the toggle. The
-invariant: after construction the toggles and TRL's fields tell the same story.
+A toggle sets the fields of TRL that belong to it. If you set such a field yourself, it must agree with the toggle, so
+toggles and fields never contradict each other after construction. What a toggle does is in the other files of this
+folder; what a batch of this config holds is in `batch_plan.py`.
 """
 
 from dataclasses import MISSING, dataclass, field, fields
@@ -17,6 +18,7 @@ from ..host.required import required
 from .overlong import default_soft_punish_cache
 
 
+# In the order of the paper's Table 1, in which each row adds one of them
 TOGGLES = (
     "overlong_filtering",
     "clip_higher",
@@ -25,23 +27,23 @@ TOGGLES = (
     "dynamic_sampling",
 )
 
-# The field of TRL that a toggle sets, where there is one
+# The field of TRL that a toggle sets, if there is one
 GOVERNED = {
     "overlong_filtering": "mask_truncated_completions",
     "clip_higher": "epsilon_high",
     "token_level_loss": "loss_type",
 }
 
-# Switches on the prompt stream of dynamic sampling
+# Switches of dynamic sampling that decide which prompts are generated
 PROMPT_SWITCHES = ("skip_degenerate", "skip_solved_above", "prompt_selection")
 
-# Parameters that mean nothing, and are refused, where the toggle is off
+# Parameters that are refused while their toggle is off, since nothing would read them
 RELIANT = {
     "dynamic_sampling": (*PROMPT_SWITCHES, "surplus", "surplus_max_age"),
     "token_level_loss": ("token_level_scope",),
 }
 
-# Values of fields that take one of a few words
+# Allowed values of fields that are plain strings to TRL's parser: a misspelt one is caught here
 CHOICES = {
     "dynamic_sampling_on_exhaustion": ("fill", "raise"),
     "skip_degenerate": (None, "greso"),
@@ -50,19 +52,21 @@ CHOICES = {
     "token_level_scope": ("batch", "prompt"),
 }
 
-# Losses that are a sum over tokens divided by one number for all of a rollout's updates
+# Losses that are a sum over tokens divided by one number for the whole rollout. Only these can be weighted by token
 TOKEN_SUM_LOSSES = ("dapo", "cispo")
 
-# Rows of the paper's Table 1, cumulative
+# Names of the rows of the paper's Table 1; each adds one toggle to the row before
 LADDER = ("naive GRPO", *("+ " + toggle.replace("_", " ").replace("clip higher", "clip-higher") for toggle in TOGGLES))
 
-# How each loss type of TRL weights tokens: all alike, or first averaged within their completion
+# TRL's loss types by how they weight tokens: all alike, or averaged within their completion first
 TOKEN_LEVEL_LOSSES = ("dapo", "bnpo", "dr_grpo", "cispo", "vespo")
 SEQUENCE_LEVEL_LOSSES = ("grpo", "sapo", "luspo")
 UNCLIPPED_LOSSES = ("sapo", "vespo")
 
-PAPER_EPSILON_HIGH = 0.28
-PAPER_WARMUP_ROLLOUTS = 20
+PAPER_EPSILON_HIGH = 0.28  # §4.1
+PAPER_WARMUP_ROLLOUTS = 20  # §4.1
+# The paper's 16 would make a rollout four times as large. With 1, the importance ratio is always 1 and clip-higher has
+# no effect
 DEFAULT_UPDATES_PER_ROLLOUT = 4
 
 
@@ -71,9 +75,9 @@ class DAPOConfig(GRPOConfig):
     r"""
     Configuration class for the [`DAPOTrainer`].
 
-    It takes every parameter of [`~trl.GRPOConfig`] and of [`GRPOConfig`]. Sections are those of the [DAPO
-    paper](https://huggingface.co/papers/2503.14476). With all five toggles off, the trainer is
-    [`~trl.GRPOTrainer`], and micro-batches are compact only if `max_tokens_per_microbatch` is set.
+    It takes every parameter of [`~trl.GRPOConfig`] and of [`GRPOConfig`]. Section numbers refer to the [DAPO
+    paper](https://huggingface.co/papers/2503.14476). With all five toggles off, the trainer behaves as
+    [`~trl.GRPOTrainer`], and rows are packed only if `max_tokens_per_microbatch` is set.
 
     Parameters:
         > The five parts, in the order of the paper's Table 1
@@ -81,14 +85,14 @@ class DAPOConfig(GRPOConfig):
         overlong_filtering (`bool`, *optional*, defaults to `True`):
             Leave truncated completions out of the loss (§3.4). Sets `mask_truncated_completions`.
         clip_higher (`bool`, *optional*, defaults to `True`):
-            Give the upper bound of the clip range a value of its own (§3.1). Sets `epsilon_high`.
+            Raise only the upper bound of the clip range (§3.1). Sets `epsilon_high`.
         soft_overlong_punishment (`bool`, *optional*, defaults to `True`):
             Add TRL's `soft_overlong_punishment_reward` (Eq. 13, §3.4) as a reward column that dynamic sampling does
             not look at.
         token_level_loss (`bool`, *optional*, defaults to `True`):
-            Weight all tokens of an update alike (§3.3). Sets `loss_type` to `"dapo"`, or to `"grpo"` when off.
+            Give all tokens of an update the same weight (§3.3). Sets `loss_type` to `"dapo"`, or to `"grpo"` when off.
         dynamic_sampling (`bool`, *optional*, defaults to `True`):
-            Replace groups whose raw metric does not vary by groups of other prompts until the batch is full (§3.2).
+            Replace groups whose raw metric is constant with groups of other prompts, until the batch is full (§3.2).
 
         > Parameters of the parts
 
@@ -99,79 +103,78 @@ class DAPOConfig(GRPOConfig):
             Width in tokens of the penalised band below `max_completion_length`. Defaults to the paper's share of it,
             4096 of 20480 (§4.1).
         overlong_penalty_factor (`float`, *optional*, defaults to `1.0`):
-            Weight of the length penalty: reward is `R - overlong_penalty_factor * LengthPenalty`.
+            Weight of the length penalty, which is 0 to -1: the reward is `R + overlong_penalty_factor * penalty`.
         max_refill_rounds (`int`, *optional*, defaults to `10`):
-            Generation rounds after the first, per rollout. With `0`, degenerate groups are left out of the loss and
-            not replaced.
+            Most generation rounds after the first, per rollout. With `0`, degenerate groups are left out of the loss
+            and not replaced.
         dynamic_sampling_metric (`str`, *optional*):
             Name of the reward function whose values dynamic sampling looks at, as TRL logs it (`rewards/<name>/mean`).
-            Defaults to the weighted sum of all reward functions but soft overlong punishments.
+            Defaults to the weighted sum of all reward functions except soft overlong punishments.
         dynamic_sampling_tolerance (`float`, *optional*, defaults to `1e-6`):
             A group is informative when `max - min` of its metric exceeds this.
         dynamic_sampling_on_exhaustion (`str`, *optional*, defaults to `"fill"`):
-            What to do when the rounds are spent and the batch is not full: `"fill"` it with degenerate groups that
-            stay out of the loss and of its denominator, or `"raise"`.
+            What to do if the batch is not full after the last round: `"fill"` it with degenerate groups that stay out
+            of the loss and its denominator, or `"raise"` an error.
 
         > Which prompts are generated, and how many at once
 
         max_round_batches (`float`, *optional*, defaults to `1.0`):
-            Size of a generation round at most, in generation batches. TRL's generation with transformers holds a whole
-            round in memory; with vLLM, or memory to spare, a larger bound saves refill rounds where few groups are
+            Largest generation round, in generation batches. TRL's generation with transformers holds a whole round in
+            memory. With vLLM, or with memory to spare, a larger bound saves refill rounds when few groups are
             informative.
         skip_degenerate (`str`, *optional*):
-            `"greso"` skips prompts whose groups were degenerate at their last visits, with a probability that rises
-            with the number of these visits ([GRESO](https://huggingface.co/papers/2506.02177)).
+            `"greso"` skips prompts whose last groups were degenerate. The more of these there were in a row, the more
+            likely the prompt is skipped ([GRESO](https://huggingface.co/papers/2506.02177)).
         skip_solved_above (`float`, *optional*):
-            Never again generate a prompt of which at least this share of completions was right at its last visit (no
-            positive resampling, [ScaleRL](https://huggingface.co/papers/2510.13786) has 0.9).
+            Never again generate a prompt if at least this share of its last completions was right (no positive
+            resampling; [ScaleRL](https://huggingface.co/papers/2510.13786) uses 0.9).
         prompt_selection (`str`, *optional*):
             `"thompson"` chooses prompts whose pass rate, drawn from its Beta posterior, is closest to 1/2
             ([MoPPS](https://huggingface.co/papers/2507.04632)).
         surplus (`str`, *optional*, defaults to `"discard"`):
-            What becomes of informative groups beyond the batch: `"discard"`, which keeps training on-policy, or
-            `"carry"` them into the next batch with the log-probs of the policy that generated them.
+            What happens to informative groups that do not fit into the batch: `"discard"` them, which keeps training
+            on-policy, or `"carry"` them into the next batch with the log-probs of the policy that generated them.
         surplus_max_age (`int`, *optional*):
-            Largest age of a carried group when its rollout begins, in optimizer updates. Carried groups serve in the
-            next rollout or not at all, so their age is the updates of one rollout; a lower bound is refused.
+            Largest age of a carried group, in optimizer updates. A carried group is used in the next rollout or not at
+            all, so its age is the number of updates per rollout. A lower bound is refused.
 
         > Weights of tokens
 
         token_level_scope (`str`, *optional*, defaults to `"batch"`):
-            Tokens that a token's loss is divided by: those of the `"batch"` (TRL, verl), or those of its own group,
-            `"prompt"`, averaged over groups, as Eq. 12 of the paper is written.
+            Average the loss over the tokens of the `"batch"`, as TRL and verl do, or over the tokens of each group and
+            then over groups, `"prompt"`, as in Eq. 12 of the paper.
 
         > Parameters whose default differs from TRL's
 
         disable_dropout (`bool`, *optional*, defaults to `True`):
             As in [`GRPOConfig`].
         updates_per_rollout (`int`, *optional*):
-            Optimizer updates per pass over a rollout. Sets `steps_per_generation` to that many times
-            `gradient_accumulation_steps` where neither `steps_per_generation` nor `generation_batch_size` is set.
-            Defaults to `4`; the paper has 16 (§4.1). With 1, the importance ratio is exactly 1 and nothing is ever
-            clipped.
+            Optimizer updates per pass over a rollout. Sets `steps_per_generation` to this number times
+            `gradient_accumulation_steps`, unless `steps_per_generation` or `generation_batch_size` is set. Defaults to
+            `4`; the paper uses 16 (§4.1). With 1, the importance ratio is exactly 1 and nothing is ever clipped.
         lr_scheduler_type (`str`, *optional*, defaults to `"constant_with_warmup"`):
             The paper trains with a constant learning rate after a linear warm-up (§4.1).
         warmup_steps (`float`, *optional*):
             Defaults to the paper's 20 rollouts (§4.1) counted in optimizer steps.
         beta (`float`, *optional*, defaults to `0.0`):
-            Coefficient of the KL divergence. The paper has none (§2.3), and neither has TRL by default.
+            Coefficient of the KL divergence. The paper uses none (§2.3), and 0.0 is TRL's default too.
         mask_truncated_completions (`bool`, *optional*):
             Follows `overlong_filtering`.
         loss_type (`str`, *optional*):
-            Follows `token_level_loss`. Other loss types of TRL can be chosen where they agree with the toggle.
+            Follows `token_level_loss`. You can set any other loss type of TRL that agrees with the toggle.
     """
 
     overlong_filtering: bool = field(
         default=True, metadata={"help": "Leave truncated completions out of the loss (DAPO paper, section 3.4)."}
     )
     clip_higher: bool = field(
-        default=True, metadata={"help": "Raise the upper clip bound alone (DAPO paper, section 3.1)."}
+        default=True, metadata={"help": "Raise only the upper clip bound (DAPO paper, section 3.1)."}
     )
     soft_overlong_punishment: bool = field(
         default=True, metadata={"help": "Add the length penalty of Eq. 13 (DAPO paper, section 3.4)."}
     )
     token_level_loss: bool = field(
-        default=True, metadata={"help": "Weight all tokens of an update alike (DAPO paper, section 3.3)."}
+        default=True, metadata={"help": "Give all tokens of an update the same weight (DAPO paper, section 3.3)."}
     )
     dynamic_sampling: bool = field(
         default=True, metadata={"help": "Replace groups whose raw metric is constant (DAPO paper, section 3.2)."}
@@ -197,35 +200,36 @@ class DAPOConfig(GRPOConfig):
     )
     dynamic_sampling_on_exhaustion: str = field(
         default="fill",
-        metadata={"help": "When the rounds are spent: 'fill' with groups outside of the loss, or 'raise'."},
+        metadata={"help": "If rounds run out: 'fill' the batch with groups outside the loss, or 'raise'."},
     )
     max_round_batches: float = field(
-        default=1.0, metadata={"help": "Size of a generation round at most, in generation batches."}
+        default=1.0, metadata={"help": "Largest generation round, in generation batches."}
     )
     skip_degenerate: str | None = field(
-        default=None, metadata={"help": "'greso': skip prompts that were degenerate at their last visits."}
+        default=None, metadata={"help": "'greso': skip prompts whose last groups were degenerate."}
     )
     skip_solved_above: float | None = field(
         default=None,
-        metadata={"help": "Never again generate prompts with at least this share of right completions, e.g. 0.9."},
+        metadata={"help": "Never again generate a prompt with at least this share of right completions, e.g. 0.9."},
     )
     prompt_selection: str | None = field(
         default=None, metadata={"help": "'thompson': choose prompts with a pass rate close to 1/2."}
     )
     surplus: str = field(
-        default="discard", metadata={"help": "Informative groups beyond the batch: 'discard' or 'carry' them over."}
+        default="discard",
+        metadata={"help": "Informative groups beyond the batch: 'discard' them, or 'carry' them over."},
     )
     surplus_max_age: int | None = field(
         default=None,
         metadata={
-            "help": "Largest age of a carried group, in optimizer updates. Below those of one rollout: refused."
+            "help": "Largest age of a carried group, in optimizer updates. At least the updates of one rollout."
         },
     )
     token_level_scope: str = field(
         default="batch", metadata={"help": "Tokens are averaged over the 'batch', or over each 'prompt' first."}
     )
     updates_per_rollout: int | None = field(
-        default=None, metadata={"help": "Optimizer updates per pass over a rollout. 4 by default; the paper has 16."}
+        default=None, metadata={"help": "Optimizer updates per pass over a rollout. 4 by default; the paper uses 16."}
     )
     lr_scheduler_type: str = field(
         default="constant_with_warmup",
@@ -243,7 +247,9 @@ class DAPOConfig(GRPOConfig):
     )
 
     def __post_init__(self) -> None:
+        # First, because the host derives the generation batch from `steps_per_generation`
         self._settle_updates_per_rollout()
+        # The host accepts no `None`, and the paper's warm-up can only be counted once the host has set the batch sizes
         warmup_steps, self.warmup_steps = self.warmup_steps, self.warmup_steps or 0
         super().__post_init__()
         if warmup_steps is None:
@@ -260,10 +266,10 @@ class DAPOConfig(GRPOConfig):
     @classmethod
     def ladder(cls, output_dir: str = "trainer_output", **kwargs: Any) -> list[Self]:
         """
-        Returns the six configs of the paper's Table 1, from naive GRPO to DAPO, each adding one toggle.
+        Returns the six configs of the paper's Table 1, from naive GRPO to DAPO. Each adds one toggle.
 
-        The rows are called as in [`LADDER`]; each has a folder of its own under `output_dir`. Parameters of a part are
-        left out of the rows in which it is off.
+        [`LADDER`] has the names of the rows. Each config has its own folder under `output_dir`. Parameters of a part
+        that is off in a row are left out of that row.
         """
         given = [toggle for toggle in TOGGLES if toggle in kwargs]
         if given:
@@ -283,8 +289,8 @@ class DAPOConfig(GRPOConfig):
         """
         Returns the config promoted to DAPO, and one line for each field that changed.
 
-        Fields that hold [`~trl.GRPOConfig`]'s default take DAPO's; fields that the user set stay, and so does the size
-        of the rollout. A toggle that such a field contradicts is off.
+        Fields with [`~trl.GRPOConfig`]'s default take DAPO's default. Fields that the user set stay, and so does the
+        size of the rollout. A toggle that contradicts such a field is turned off.
         """
         promoted = with_defaults(config, cls)
         promoted.__dict__.update(toggles_beside(vars(config)))
@@ -293,6 +299,7 @@ class DAPOConfig(GRPOConfig):
                 setattr(promoted, name, None)
         if not _is_set(config, "disable_dropout"):
             promoted.disable_dropout = True
+        # The user chose the size of the rollout to fit the memory at hand
         promoted.updates_per_rollout = max(
             1, required(config.steps_per_generation) // config.gradient_accumulation_steps
         )
@@ -310,6 +317,7 @@ class DAPOConfig(GRPOConfig):
         if unknown:
             raise ValueError(f"`without` got {unknown[0]!r}, which is not a toggle. The toggles are {list(TOGGLES)}.")
         cls = type(self)
+        # Copied, not constructed, for the same reason as in `from_grpo_config`
         copy = object.__new__(cls)
         copy.__dict__.update(vars(self))
         for toggle in toggles:
@@ -323,33 +331,33 @@ class DAPOConfig(GRPOConfig):
 
     @property
     def compacts(self) -> bool:
-        """Whether micro-batches are packed anew, rather than TRL's own."""
-        # With every toggle off the trainer is TRL's bit for bit, and sums in another order would not be
+        """Whether rows are packed into other micro-batches than TRL's."""
+        # With every toggle off the trainer is TRL's bit for bit. Packing sums in another order and rounds differently
         asked = self.max_tokens_per_microbatch is not None or any(getattr(self, toggle) for toggle in TOGGLES)
         return asked and super().compacts
 
     @property
     def drops_finished_rows(self) -> bool:
-        """Whether generation leaves out rows that have ended."""
+        """Whether generation stops computing rows that have ended."""
         return super().drops_finished_rows and any(getattr(self, toggle) for toggle in TOGGLES)
 
     @property
     def batch_size_fields(self) -> tuple[str, ...]:
-        """The fields to lower where a generation batch needs too many prompts."""
+        """The fields to lower if a generation batch needs more prompts than the dataset has."""
         return "updates_per_rollout", *super().batch_size_fields
 
     @property
     def selects_prompts(self) -> bool:
-        """Whether some prompts are passed over for what they taught so far."""
+        """Whether the prompt history decides which prompts are generated."""
         return any(getattr(self, name) is not None for name in PROMPT_SWITCHES)
 
     @property
     def updates_between_generations(self) -> float:
-        """Optimizer updates from one rollout to the next, `num_iterations` passes over it included."""
+        """Optimizer updates from one rollout to the next, over all `num_iterations` passes."""
         return required(self.steps_per_generation) * self.num_iterations / self.gradient_accumulation_steps
 
     def inert_parts(self) -> list[str]:
-        """Returns one line for each part that is on and cannot have the effect that its name promises."""
+        """Returns one line for each part that is on but cannot have the effect that its name promises."""
         lines = []
         if self.clip_higher and self.loss_type in UNCLIPPED_LOSSES:
             lines.append(f"`clip_higher` has no effect: loss_type={self.loss_type!r} does not clip.")
@@ -363,7 +371,7 @@ class DAPOConfig(GRPOConfig):
         if self.soft_overlong_punishment and required(self.soft_punish_cache) >= required(self.max_completion_length):
             lines.append(
                 f"`soft_overlong_punishment` is not soft: soft_punish_cache={self.soft_punish_cache} is not below "
-                f"max_completion_length={self.max_completion_length}, so that every token of every completion is "
+                f"max_completion_length={self.max_completion_length}, so every token of every completion is "
                 "penalised."
             )
         if 0 < self.max_steps < 2 * required(self.warmup_steps):
@@ -374,6 +382,7 @@ class DAPOConfig(GRPOConfig):
         return lines
 
     def _settle_updates_per_rollout(self) -> None:
+        # Before the host's own checks, which fill in the field that the user left out
         asked = self.updates_per_rollout
         if asked is not None and asked < 1:
             raise ValueError(f"`updates_per_rollout` must be at least 1, got {asked}.")
@@ -423,6 +432,7 @@ class DAPOConfig(GRPOConfig):
                 f"clip_higher=True contradicts epsilon_high={self.epsilon_high}, which is not above "
                 f"epsilon={self.epsilon}. Raise `epsilon_high` or set clip_higher=False."
             )
+        # CISPO always needs `epsilon_high`, as the cap of the ratio, so there it does not mean clip-higher
         raised = self.epsilon_high is not None and self.epsilon_high > self.epsilon
         if not self.clip_higher and raised and self.loss_type != "cispo":
             raise ValueError(
@@ -447,7 +457,7 @@ class DAPOConfig(GRPOConfig):
     def _check_parameters(self) -> None:
         if self.soft_overlong_punishment and self.max_completion_length is None:
             raise ValueError(
-                "soft_overlong_punishment=True needs a maximum to be measured from, and max_completion_length=None. "
+                "soft_overlong_punishment=True is measured from a maximum length, but max_completion_length=None. "
                 "Set `max_completion_length`, or soft_overlong_punishment=False."
             )
         if self.soft_punish_cache is not None and self.soft_punish_cache < 1:
@@ -456,7 +466,7 @@ class DAPOConfig(GRPOConfig):
                 "penalty set soft_overlong_punishment=False."
             )
         for name in ("overlong_penalty_factor", "max_refill_rounds", "dynamic_sampling_tolerance"):
-            if not getattr(self, name) >= 0:
+            if not getattr(self, name) >= 0:  # also true for NaN
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
@@ -481,7 +491,7 @@ class DAPOConfig(GRPOConfig):
         if self.surplus_max_age is not None and self.surplus_max_age < self.updates_between_generations:
             raise ValueError(
                 f"surplus_max_age={self.surplus_max_age} is below the {self.updates_between_generations:g} updates "
-                "between two rollouts, so that no group could be carried. Raise it, set surplus='discard', or lower "
+                "between two rollouts, so no group could be carried. Raise it, set surplus='discard', or lower "
                 "the updates per rollout."
             )
         if self.surplus_max_age is not None and self.surplus != "carry":
@@ -498,7 +508,7 @@ class DAPOConfig(GRPOConfig):
             )
 
     def check_token_weights(self, name: str) -> None:
-        """Raises `ValueError`, naming what asks for token weights, where the loss cannot be weighted by token."""
+        """Raises `ValueError` if the loss cannot be weighted by token; `name` is the option that asks for weights."""
         if self.loss_type not in TOKEN_SUM_LOSSES:
             raise ValueError(
                 f"`{name}` needs a loss_type among {list(TOKEN_SUM_LOSSES)}, which are a sum over tokens divided by "
@@ -522,11 +532,11 @@ class DAPOConfig(GRPOConfig):
 
 def toggles_beside(values: dict[str, Any]) -> dict[str, bool]:
     """
-    Returns the toggles that agree with TRL's fields as a user of TRL has set them.
+    Returns the toggles that agree with TRL's fields as the user has set them.
 
     Args:
         values (`dict[str, Any]`):
-            Values of [`~trl.GRPOConfig`]'s fields by name; a field that is missing or holds TRL's default agrees with
+            Values of [`~trl.GRPOConfig`]'s fields by name. A field that is missing or has TRL's default agrees with
             every toggle.
     """
     epsilon_high, epsilon = values.get("epsilon_high"), values.get("epsilon", 0.2)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from ..grpo.trainer import GRPOTrainer
 from ..host.required import required
 from .config import DAPOConfig
-from .overlong import soft_overlong_punishment
+from .overlong import length_penalty_function
 from .reward_columns import LENGTH_PENALTY, length_penalties, metric_columns
 from .sampling.groups import raw_metric
 
@@ -72,7 +72,7 @@ class ShapedRewardsTrainer(GRPOTrainer):
             )
             return False
         # New lists: the host's are those that the user passed
-        self._length_penalty = soft_overlong_punishment(
+        self._length_penalty = length_penalty_function(
             self.max_completion_length, required(self.args.soft_punish_cache)
         )
         self.reward_funcs = [*self.reward_funcs, self._length_penalty]

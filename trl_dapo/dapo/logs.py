@@ -1,7 +1,7 @@
 """
 What a rollout of several rounds logs: TRL's keys for the rows that are trained on, and the `dapo/*` keys.
 
-Pure: a table of candidates in, numbers by name out.
+A table of candidates in, numbers by name out. The `dapo/*` numbers themselves are computed in `metrics.py`.
 """
 
 import torch
@@ -17,12 +17,13 @@ CALLS, FAILURES = "tools/call_frequency", "tools/failure_frequency"
 
 def host_metrics(candidates: Candidates, groups: list[int]) -> dict[str, float]:
     """
-    Returns what TRL's `_generate` would have logged: lengths of the rows of `groups`, and the rest, which cannot be
-    told by row, over all that was generated.
+    Returns what TRL's `_generate` would have logged for the rows of `groups`.
+
+    Only lengths are known by row. Everything else is a mean over all rows that were generated.
     """
     rows = [len(one.rows) for one in candidates.rounds]
     generated = weighted_means(zip((one.host_metrics for one in candidates.rounds), rows, strict=True))
-    # Failures are a share of the calls, not of the rows
+    # TRL logs failures as a share of the calls, not of the rows
     calls = [
         sum(one.host_metrics.get(CALLS, [])) * weight for one, weight in zip(candidates.rounds, rows, strict=True)
     ]
@@ -33,7 +34,7 @@ def host_metrics(candidates: Candidates, groups: list[int]) -> dict[str, float]:
 
 
 def user_metrics(candidates: Candidates, groups: list[int]) -> dict[str, float]:
-    """Returns what reward functions logged through `log_metric`, each round weighted by its rows among `groups`."""
+    """Returns what reward functions logged with `log_metric`, each round weighted by its rows in `groups`."""
     shares = candidates.kept_shares(groups)
     return weighted_means(zip((one.user_metrics for one in candidates.rounds), shares, strict=True))
 
@@ -47,15 +48,15 @@ def group_metrics(
     step: int,
 ) -> dict[str, float]:
     """
-    Returns the `dapo/*` metrics of a rollout but the seconds.
+    Returns the `dapo/*` metrics of a rollout, except the seconds.
 
     Args:
         candidates ([`Candidates`]):
-            All that was generated, B rows.
+            Everything that was generated, B rows.
         selection ([`Selection`]):
             The groups that are trained on.
         metric_B (`torch.Tensor`):
-            Raw metric of the candidates, shape `(B,)`, those carried from earlier rollouts included.
+            Raw metric of the candidates, shape `(B,)`, including those carried over from an earlier rollout.
         length_penalty_columns (`list[int]`):
             Reward columns that hold length penalties.
         updates_per_rollout (`float`):

@@ -1,8 +1,9 @@
 """
 The `dapo/*` numbers of a rollout, from counts.
 
-Pure. Two families that must not be mixed: what was *generated* (every candidate) and what was *trained on* (the rows
-of the final batch). `docs/metrics.md` says of each what is normal and what to do when it is not.
+There are two families that must not be mixed: what was *generated* (every candidate) and what was *trained on* (the
+rows of the final batch). For each key, `docs/metrics.md` says what is normal and what to do otherwise. How the counts
+are taken from a rollout is in `logs.py`.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from .sampling.groups import Verdicts
 
 @dataclass(frozen=True)
 class Generated:
-    """All that was generated for one batch; row tensors have shape `(B,)`, verdicts shape `(P,)`."""
+    """Everything generated for one batch. Row tensors have shape `(B,)`, verdicts `(P,)`."""
 
     metric_B: torch.Tensor
     lengths_B: torch.Tensor
@@ -26,8 +27,11 @@ class Generated:
 @dataclass(frozen=True)
 class Trained:
     """
-    The final batch, and what it had no place for. `length_penalties_B` has shape `(B,)`, 0 to -1, NaN where a row was
-    not scored; `ages_of_carried_P` the optimizer updates since the generation of each group from an earlier rollout.
+    The final batch, and the informative groups that did not fit in.
+
+    `length_penalties_B` has shape `(B,)` and values from -1 to 0, NaN for a row that was not scored.
+    `ages_of_carried_P` holds, for each group carried over from an earlier rollout, the optimizer updates since it was
+    generated.
     """
 
     informative_groups: int
@@ -40,10 +44,10 @@ class Trained:
 
 def rollout_metrics(generated: Generated, trained: Trained) -> dict[str, float]:
     """
-    Returns the `dapo/*` metrics of one rollout, all of them, whatever happened in it.
+    Returns the `dapo/*` metrics of one rollout. Every key is always there.
 
-    A mean over nothing is 0. `dapo/samples_per_informative_group` counts an empty batch as one group, so that it stays
-    finite: it is then the number of completions spent for nothing.
+    A mean over nothing is 0. `dapo/samples_per_informative_group` counts a batch without informative groups as one
+    group to stay finite; it is then the number of completions generated in vain.
     """
     groups = len(generated.verdicts.informative_P)
     informative = int(generated.verdicts.informative_P.sum())
@@ -71,14 +75,14 @@ def length_metrics(lengths_B: torch.Tensor, truncated_B: torch.Tensor) -> dict[s
     """
     Returns TRL's `completions/*` metrics for the rows of the final batch.
 
-    TRL computes them where it generates, which with dynamic sampling is before it is known what is trained on.
-    Statistics of terminated rows are 0 where every row was truncated, as in TRL.
+    TRL computes them right after generation. With dynamic sampling, the rows to train on are not known by then.
+    Statistics of terminated rows are 0 if every row was truncated, as in TRL.
 
     Args:
         lengths_B (`torch.Tensor`):
             Generated tokens per row, shape `(B,)`.
         truncated_B (`torch.Tensor`):
-            Whether a row ended without an end token, shape `(B,)`.
+            Whether a row was cut before an end token, shape `(B,)`.
     """
     terminated = lengths_B[~truncated_B]
     if len(terminated) == 0:

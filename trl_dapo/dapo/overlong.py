@@ -1,8 +1,8 @@
 """
-Soft overlong punishment: TRL's own reward function, with the paper's widths.
+The length penalty of soft overlong punishment: TRL's own reward function, with the paper's widths.
 
-Eq. 13 of the DAPO paper (https://huggingface.co/papers/2503.14476) adds a length penalty to the reward. It shapes the
-advantage; it never decides which groups are informative.
+Eq. 13 of the DAPO paper (https://huggingface.co/papers/2503.14476) adds this penalty to the reward. It shapes the
+advantage, but never decides which groups are informative. How it becomes a reward column is in `length_penalty.py`.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from trl.rewards import get_soft_overlong_punishment
 
 
-# §4.1 of the paper: 16,384 expected tokens and 4,096 of cache make a maximum of 20,480
+# §4.1 of the paper: 16,384 expected tokens and a cache of 4,096 make a maximum of 20,480
 PAPER_CACHE_SHARE = 4096 / 20480
 
 
@@ -19,9 +19,9 @@ def default_soft_punish_cache(max_completion_length: int) -> int:
     return max(1, round(PAPER_CACHE_SHARE * max_completion_length))
 
 
-def soft_overlong_punishment(max_completion_length: int, soft_punish_cache: int) -> Callable[..., list[float]]:
+def length_penalty_function(max_completion_length: int, soft_punish_cache: int) -> Callable[..., list[float]]:
     """
-    Returns TRL's soft overlong punishment as a reward function of completion lengths, with values from -1 to 0.
+    Returns TRL's soft overlong punishment, a reward function that maps completion lengths to values from -1 to 0.
 
     Args:
         max_completion_length (`int`):

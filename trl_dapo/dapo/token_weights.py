@@ -1,9 +1,9 @@
 r"""
 Weights of tokens in the loss, as factors on the advantages.
 
-Pure. TRL's losses `"dapo"` and `"cispo"` are a sum over tokens, each proportional to its advantage, divided by one
-number N, the tokens of the rollout. A factor on a token's advantage is therefore its weight in that sum, and a common
-factor takes the place of N by another denominator. The invariant: with weights of 1 every factor is exactly 1.
+TRL's losses `"dapo"` and `"cispo"` are a sum over tokens, each term proportional to the token's advantage, divided by
+the number N of tokens in the rollout. A factor on a token's advantage is therefore its weight in that sum, and a
+common factor replaces N with another denominator. With weights of 1, every factor is exactly 1.
 
 Letters: B rows of all ranks, b rows of this one, T completion tokens, G generations, P groups.
 """
@@ -20,14 +20,14 @@ def checked_weights(returned: Any, completion_ids: list[list[int]], name: str) -
 
     Args:
         returned (`Any`):
-            What the user's function returned: per completion, one weight per token.
+            What the user's function returned: one sequence of weights per completion, one weight per token.
         completion_ids (`list[list[int]]`):
             Tokens of each completion.
         name (`str`):
-            Name of the function, for messages.
+            Name of the function in messages.
 
     Raises:
-        `ValueError`: Where lengths differ or a weight is negative, infinite, NaN or not a number; it names the row.
+        `ValueError`: If lengths differ, or a weight is negative, infinite, NaN or not a number. It names the row.
     """
     rows_returned = isinstance(returned, Sequence) or (isinstance(returned, torch.Tensor) and returned.dim() > 0)
     if not rows_returned or len(returned) != len(completion_ids):
@@ -61,7 +61,7 @@ def row_factors(
     weights_B: torch.Tensor, tokens_B: torch.Tensor, num_generations: int, scope: str = "batch"
 ) -> torch.Tensor:
     r"""
-    Returns the factor of each row's token weights, so that a loss divided by the number of tokens becomes
+    Returns a factor for each row's token weights that turns a loss divided by the number of tokens into
 
     $$ \frac{\sum_t w_t l_t}{\sum_t w_t} \quad\text{or}\quad
     \frac{1}{P} \sum_{p=1}^{P} \frac{\sum_{t \in p} w_t l_t}{\sum_{t \in p} w_t} $$
@@ -80,10 +80,11 @@ def row_factors(
             `"batch"` or `"prompt"`.
 
     Returns:
-        `torch.Tensor`: Shape `(B,)`, float64. 0 for rows of a group without weight; without a token in the loss, 1.
+        `torch.Tensor`: Shape `(B,)`, float64. Rows of a group without weight have 0. If no token is in the loss, all
+        rows have 1.
 
     Raises:
-        `ValueError`: Where there are tokens in the loss and all their weights are 0.
+        `ValueError`: If there are tokens in the loss and all their weights are 0.
     """
     tokens = tokens_B.double().sum()
     if tokens == 0:
@@ -96,6 +97,7 @@ def row_factors(
     if scope == "batch":
         return (tokens / weights_B.sum()).expand_as(weights_B)
     weights_P = weights_B.view(-1, num_generations).sum(dim=1)
+    # A group without weight has no mean to enter the mean over groups
     groups = (weights_P > 0).sum()
     factors_P = torch.where(weights_P > 0, tokens / (groups * weights_P), torch.zeros_like(weights_P))
     return factors_P.repeat_interleave(num_generations)

@@ -24,14 +24,14 @@ from trl.trainer.utils import get_config_model_id
 
 from ..grpo.batch_size import check_dataset, too_few_prompts
 from ..host.compat import check_host
-from ..host.fetching import Places
+from ..host.fetching import EmptyRows
 from . import logs
 from .config import PROMPT_SWITCHES, DAPOConfig
 from .reward_columns import length_penalties
 from .sampling.candidates import Candidates
 from .sampling.groups import Selection, judge_groups, select_groups
 from .sampling.history import PromptHistory
-from .sampling.prompts import Place, PromptStream
+from .sampling.prompts import PromptStream, StreamedPrompt
 from .sampling.refill import FIRST_QUANTILE, QUANTILE, KeepRate, round_size
 from .sampling.rollouts import Round, Row
 from .sampling.rounds import ReplayingTrainer
@@ -137,7 +137,7 @@ class DAPOTrainer(ReplayingTrainer):
             return super().get_train_dataloader()
         # The stream serves the prompts; the loader only says how many batches a run has
         dataset: Any = self.train_dataset
-        self.train_dataset: Any = Places(len(dataset))
+        self.train_dataset: Any = EmptyRows(len(dataset))
         try:
             return super().get_train_dataloader()
         finally:
@@ -277,7 +277,7 @@ class DAPOTrainer(ReplayingTrainer):
         quantile = QUANTILE if rounds else FIRST_QUANTILE
         return round_size(wanted - kept, self._keep_rate, quantile, self._granule, limit)
 
-    def _remember(self, candidates: Candidates, places: list[Place]) -> None:
+    def _remember(self, candidates: Candidates, places: list[StreamedPrompt]) -> None:
         """Notes the prompts of the last round, and counts it towards the keep-rate and their history."""
         candidates.rounds[-1].prompts = [(place.identity, place.epoch) for place in places]
         informative = candidates.informative[-len(places) :]

@@ -1,5 +1,5 @@
 """
-Whether a dataset can fill one generation batch.
+Whether a dataset has enough prompts for one generation batch. The sizes of a rollout are in `dapo/batch_plan.py`.
 """
 
 from itertools import islice
@@ -13,9 +13,9 @@ from .config import GRPOConfig
 
 def check_dataset(dataset: Any, args: GRPOConfig) -> None:
     """
-    Raises for a dataset that cannot fill one batch with different prompts; TRL would train for 0 steps.
+    Raises `ValueError` if a dataset cannot fill one batch with different prompts: TRL would train for 0 steps.
 
-    Of an iterable dataset it reads the first batch.
+    It reads the first batch of an iterable dataset.
     """
     needed = prompts_per_rollout(args)
     if isinstance(dataset, Dataset):
@@ -29,7 +29,7 @@ def check_dataset(dataset: Any, args: GRPOConfig) -> None:
 
 
 def too_few_prompts(found: int, args: GRPOConfig) -> str:
-    """Returns the message for a dataset of `found` prompts that cannot fill a batch."""
+    """Returns the error message for a dataset whose `found` prompts cannot fill a batch."""
     sizes = ", ".join(f"`{name}`" for name in args.batch_size_fields[:-1])
     return (
         f"`train_dataset` has {found} prompts, and a generation batch needs {prompts_per_rollout(args)} different "
@@ -39,5 +39,5 @@ def too_few_prompts(found: int, args: GRPOConfig) -> str:
 
 
 def prompts_per_rollout(args: GRPOConfig) -> int:
-    """Returns how many different prompts a generation batch has, over all processes."""
+    """Returns how many different prompts a generation batch needs, over all processes."""
     return required(args.generation_batch_size) // required(args.num_generations)

@@ -1,8 +1,8 @@
 """
-`GRPOConfig`: TRL's, with what every online trainer of this package shares.
+`GRPOConfig`: TRL's `GRPOConfig`, with the fields that every online trainer of this package shares.
 
-The invariant: none of its own fields is a hyper-parameter. Any value of them asks for the same gradients, more or
-less exactly computed.
+None of the added fields is a hyper-parameter of the algorithm. They decide how exactly and at what cost the same
+gradients are computed. The toggles of DAPO are in `dapo/config.py`.
 """
 
 from dataclasses import dataclass, field
@@ -13,8 +13,8 @@ import trl
 from ..qlora.precision import check_adapter_dtype
 
 
-# A sum over tokens divided by one number for all of a rollout, or a mean over rows of one weight each: the rows of an
-# update can be dealt to micro-batches in any way
+# The rows of an update can be dealt to micro-batches in any way if the loss is a sum over tokens divided by one number
+# for the whole rollout, or a mean over rows of equal weight
 ONE_DENOMINATOR_LOSSES = ("dapo", "cispo", "vespo")
 ROW_MEAN_LOSSES = ("grpo", "dr_grpo", "sapo", "luspo")
 
@@ -30,42 +30,40 @@ class GRPOConfig(trl.GRPOConfig):
         > Parameters whose default differs from TRL's
 
         disable_dropout (`bool`, *optional*, defaults to `True`):
-            Leave dropout out. TRL generates in train mode, so that dropout would be noise in rollouts, and the
-            importance ratio would compare two draws of it.
+            Turn dropout off. TRL generates in train mode, so dropout would add noise to rollouts, and the importance
+            ratio would compare two different dropout masks.
 
         > Quantized models
 
         adapter_dtype (`str`, *optional*, defaults to `"float32"`):
-            Precision of the trainable parameters on a 4-bit or 8-bit base: `"float32"`, or `"bfloat16"` as in TRL,
-            which loses most updates at small learning rates.
+            Precision of the trainable parameters on a 4-bit or 8-bit base: `"float32"`, or `"bfloat16"` as in TRL. In
+            bfloat16, most updates of a small learning rate are rounded away.
 
         > The update phase
 
         compact_microbatches (`bool`, *optional*, defaults to `True`):
             Leave rows that cannot change the gradient out of the update, sort the others by length into
-            micro-batches and cut their padding. The gradient is TRL's up to rounding. With `False`, micro-batches are
-            TRL's own. So they are where the loss depends on how rows are dealt to micro-batches:
+            micro-batches, and cut their padding. The gradient is TRL's up to rounding. With `False`, micro-batches are
+            TRL's own. They are also TRL's own if the loss depends on how rows are dealt to micro-batches:
             `loss_type="bnpo"`, `top_entropy_quantile` below 1, an entropy bonus, a router's auxiliary loss, and
             `use_liger_kernel`.
         max_tokens_per_microbatch (`int`, *optional*):
-            Tokens, padding included, that a micro-batch holds at most, unless a single row is longer. The number of
-            micro-batches follows from it, whatever `per_device_train_batch_size` and `gradient_accumulation_steps`
-            say; these two keep deciding which rows an update has. It bounds the memory of the update phase.
+            Most tokens in a micro-batch, padding included; a single longer row is still allowed. This bounds the
+            memory of the update phase. It also decides the number of micro-batches, while
+            `per_device_train_batch_size` and `gradient_accumulation_steps` still decide which rows an update has.
 
         > Generation with transformers
 
         drop_finished_rows (`bool`, *optional*, defaults to `True`):
-            Leave rows that have ended out of the passes that generate the others. Completions are the same.
+            Stop computing rows that have ended while the others are generated. Completions are the same.
 
         > Reward functions
 
         reward_timeout (`float`, *optional*):
-            Seconds after which one call of an asynchronous reward function counts as failed. By default none.
+            Seconds after which one call of an asynchronous reward function counts as failed. No limit by default.
     """
 
-    disable_dropout: bool = field(
-        default=True, metadata={"help": "Leave dropout out, which would be noise in rollouts."}
-    )
+    disable_dropout: bool = field(default=True, metadata={"help": "Turn dropout off; it would add noise to rollouts."})
     adapter_dtype: str = field(
         default="float32",
         metadata={
@@ -78,14 +76,14 @@ class GRPOConfig(trl.GRPOConfig):
     )
     max_tokens_per_microbatch: int | None = field(
         default=None,
-        metadata={"help": "Tokens, padding included, of a micro-batch at most; bounds the memory of an update."},
+        metadata={"help": "Most tokens in a micro-batch, padding included. Bounds the memory of an update."},
     )
     drop_finished_rows: bool = field(
         default=True,
-        metadata={"help": "Compute no further tokens of rows that have ended: same completions, less work."},
+        metadata={"help": "Stop computing rows that have ended: same completions, less work."},
     )
     reward_timeout: float | None = field(
-        default=None, metadata={"help": "Seconds that a call of an asynchronous reward function may take."}
+        default=None, metadata={"help": "Most seconds that one call of an asynchronous reward function may take."}
     )
 
     def __post_init__(self) -> None:
@@ -98,8 +96,8 @@ class GRPOConfig(trl.GRPOConfig):
         Returns the published baseline: GRPO as in the [DeepSeekMath paper](https://huggingface.co/papers/2402.03300).
 
         The loss is a mean over each completion's tokens, then over the group (Eq. 3), clipped symmetrically. The KL
-        coefficient of 0.04 is the paper's (§4.2); epsilon 0.2, of which the paper says nothing, is PPO's. Truncated
-        completions are trained on. Further fields can be given; these can be overridden.
+        coefficient of 0.04 is the paper's (§4.2). The paper does not give epsilon; 0.2 is PPO's. Truncated completions
+        are trained on. Other fields can be given, and the ones above can be overridden.
         """
         values: dict[str, Any] = {
             "loss_type": "grpo",
@@ -113,23 +111,24 @@ class GRPOConfig(trl.GRPOConfig):
 
     @property
     def compacts(self) -> bool:
-        """Whether micro-batches are packed anew, rather than TRL's own."""
+        """Whether rows are packed into other micro-batches than TRL's."""
         return self.compact_microbatches and self.fixed_by() is None
 
     @property
     def drops_finished_rows(self) -> bool:
-        """Whether generation leaves out rows that have ended."""
+        """Whether generation stops computing rows that have ended."""
         return self.drop_finished_rows
 
     @property
     def batch_size_fields(self) -> tuple[str, ...]:
-        """The fields to lower where a generation batch needs too many prompts."""
+        """The fields to lower if a generation batch needs more prompts than the dataset has."""
         return "steps_per_generation", "generation_batch_size"
 
     def fixed_by(self) -> str | None:
-        """Returns the field, with its value, that ties the loss to TRL's own micro-batches; `None` where none does."""
+        """Returns the field, with its value, that ties the loss to TRL's own micro-batches, or `None`."""
         if self.loss_type is not None and self.loss_type not in ONE_DENOMINATOR_LOSSES + ROW_MEAN_LOSSES:
             return f"loss_type={self.loss_type!r}"
+        # With each of these, part of the loss is computed within TRL's micro-batches: other ones would change it
         ties = {
             "top_entropy_quantile": self.top_entropy_quantile < 1,
             "entropy_coef": self.entropy_coef != 0,
@@ -139,7 +138,7 @@ class GRPOConfig(trl.GRPOConfig):
         return next((f"{name}={getattr(self, name)}" for name, tied in ties.items() if tied), None)
 
     def check_update_phase(self) -> None:
-        """Raises `ValueError`, with the fix, for fields that cannot be right."""
+        """Raises `ValueError`, naming the fix, for values that contradict each other or are out of range."""
         check_adapter_dtype(self.adapter_dtype)
         if self.reward_timeout is not None and not self.reward_timeout > 0:
             raise ValueError(f"`reward_timeout` must be above 0 seconds, got {self.reward_timeout}.")
@@ -150,8 +149,8 @@ class GRPOConfig(trl.GRPOConfig):
             raise ValueError(f"`max_tokens_per_microbatch` must be at least 1 token, got {limit}.")
         if not self.compact_microbatches:
             raise ValueError(
-                f"max_tokens_per_microbatch={limit} packs micro-batches anew, and compact_microbatches=False keeps "
-                "TRL's. Set compact_microbatches=True, or leave `max_tokens_per_microbatch` out."
+                f"max_tokens_per_microbatch={limit} needs rows to be packed, and compact_microbatches=False keeps "
+                "TRL's micro-batches. Set compact_microbatches=True, or leave `max_tokens_per_microbatch` out."
             )
         if tie := self.fixed_by():
             raise ValueError(

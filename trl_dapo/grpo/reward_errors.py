@@ -1,9 +1,9 @@
 """
 Reward functions whose failure stops the run with an error that names the function and the row.
 
-In here: the wrapper, the search for the row, the checks of what comes back. Not in here: any way to go on after a
-failure. The invariant: a function that does not fail is called once, with the arguments that TRL gives, and what it
-returns is handed on as the same object.
+This file has the wrapper, the search for the failing row and the checks of the returned rewards. It has no way to
+continue after a failure. A function that does not fail is called once, with TRL's own arguments, and the object that
+it returns is passed on unchanged.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ SHOWN_CHARACTERS = 300
 
 def named(reward_func: Callable, name: str, timeout: float | None = None) -> Callable:
     """
-    Returns `reward_func` with errors that name it and the row it fails on; a reward model is returned as it is.
+    Returns `reward_func` with errors that name it and the row on which it fails. A reward model is returned unchanged.
 
-    A function that raises is called again for each row alone, with `log_extra` and `log_metric` silenced.
+    A function that raises is called again, one row at a time, with `log_extra` and `log_metric` silenced.
 
     Args:
         reward_func (`Callable`):
@@ -32,15 +32,15 @@ def named(reward_func: Callable, name: str, timeout: float | None = None) -> Cal
         name (`str`):
             Name of the function in errors.
         timeout (`float`, *optional*):
-            Longest time in seconds of one call of an async function. A sync function cannot be interrupted.
+            Most seconds that one call of an async function may take. A sync function cannot be interrupted.
 
     Raises:
-        `RuntimeError`: When called, where `reward_func` raises; its cause is what `reward_func` raised.
-        `ValueError`: When called, where `reward_func` does not return one number or `None` per row.
+        `RuntimeError`: When called, if `reward_func` raises. Its cause is the error that `reward_func` raised.
+        `ValueError`: When called, if `reward_func` does not return one number or `None` per row.
     """
     if isinstance(reward_func, torch.nn.Module):
         return reward_func
-    # As TRL does, which looks into partial objects for the name and for whether to await
+    # TRL also looks into partial objects, for the name and for whether to await
     inner: Any = reward_func
     while isinstance(inner, functools.partial):
         inner = inner.func
@@ -114,7 +114,7 @@ def _silent(*args: Any, **kwargs: Any) -> None:
 
 
 def _rows(kwargs: dict[str, Any]) -> list[dict[str, Any]]:
-    """The arguments of one call per row."""
+    """The arguments for one call per row."""
     size = len(kwargs["prompts"])
     per_row = [key for key, value in kwargs.items() if isinstance(value, list) and len(value) == size]
     shared = kwargs | dict.fromkeys({"log_extra", "log_metric"} & kwargs.keys(), _silent)
@@ -123,14 +123,14 @@ def _rows(kwargs: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _failure(name: str, kwargs: dict[str, Any], error: Exception, found: tuple[int, Exception] | None) -> Exception:
     size = len(kwargs["prompts"])
-    if size == 1:  # alone already, even where the second call went well
+    if size == 1:  # the only row is the failing one, even if the second call succeeded
         found = 0, error
     if found is None:
-        text = f"fails on the batch of {size} rows and on none of them alone"
+        text = f"fails on the batch of {size} rows, but on none of them alone"
         return RuntimeError(f"The reward function {name!r} {text}: {_said(error)}")
     row, alone = found
-    # A function that runs its rows side by side may raise what another row did
-    differs = "" if _said(alone) == _said(error) else f"\nThe row alone raises {_said(alone)}"
+    # A function that scores its rows concurrently can raise the error of another row
+    differs = "" if _said(alone) == _said(error) else f"\nCalled with this row alone, it raises {_said(alone)}"
     text = f"failed on row {row} of rows 0 to {size - 1}"
     return RuntimeError(f"The reward function {name!r} {text}: {_said(error)}{differs}{_texts(kwargs, row)}")
 
@@ -141,7 +141,7 @@ def _check(rewards: Any, name: str, kwargs: dict[str, Any]) -> None:
     try:
         if isinstance(rewards, str | bytes | Mapping):
             raise TypeError
-        len(rewards)  # a generator has no length, and TRL could not read it again
+        len(rewards)  # refuses a generator, which TRL could not read a second time
         entries = list(rewards)
     except TypeError:
         raise ValueError(f"{text} {_kind(rewards)} instead of a list, tuple, tensor or array of rewards.") from None
@@ -157,7 +157,7 @@ def _check(rewards: Any, name: str, kwargs: dict[str, Any]) -> None:
 
 
 def _are_numbers(entries: list[Any]) -> bool:
-    """Whether TRL can make these rewards a column, found out as TRL makes it."""
+    """Whether TRL can make a column of these rewards. Tries what TRL does."""
     try:
         rewards = torch.tensor([torch.nan if entry is None else entry for entry in entries], dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -178,7 +178,7 @@ def _texts(kwargs: dict[str, Any], row: int) -> str:
 
 
 def _short(value: Any) -> str:
-    # Model output is untrusted: `repr` escapes its control characters. Its end tells as much as its start
+    # Model output is untrusted: `repr` escapes control characters. The end of a text tells as much as its start
     text = repr(value)
     half = SHOWN_CHARACTERS // 2
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:half]} ... {text[-half:]}"

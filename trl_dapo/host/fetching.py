@@ -44,7 +44,7 @@ class FetchedOnce(Dataset):
         return [dict(row) for row in self._rows]
 
 
-class Places(Dataset):
+class EmptyRows(Dataset):
     """Rows without content, for a loader whose batches are counted but never read."""
 
     def __init__(self, length: int) -> None:

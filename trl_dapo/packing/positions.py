@@ -1,10 +1,10 @@
 """
-Where a row's tokens stand, for a model that counts them itself, once padding on its left is cut.
+Positions of a row's tokens after the padding on its left is cut.
 
-TRL's training passes name no positions, so most models number the columns, padding included. Without the same numbers
-a cut row is another input to a model with learned positions, and rounds otherwise in one with rotary ones. Models that
-number the tokens by the attention mask need nothing. The invariant: a token keeps the position that it has in the
-host's batch.
+TRL's training passes give no positions, so most models number the columns, padding included. After cutting, the same
+numbers must be given explicitly, so that a token keeps the position that it has in the host's batch. Otherwise the row
+would be a different input to a model with learned positions, and would round differently in one with rotary positions.
+Models that take positions from the attention mask need nothing.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 
 def backbone_of(model: Any) -> PreTrainedModel:
-    """Returns the module that TRL's passes call whatever is around it: PEFT and the head bypass the hooks above it."""
+    """Returns the decoder without head or PEFT wrapper. Hooks on what is around it do not see all of TRL's passes."""
     causal_model = model.get_base_model() if is_peft_model(model) else model
     return causal_model.base_model
 
@@ -32,10 +32,10 @@ def takes(backbone: nn.Module, name: str) -> bool:
 @torch.no_grad()
 def numbers_columns(model: nn.Module) -> bool:
     """
-    Returns whether a model, with or without its head, takes a token's column for its position where it is told none,
-    padding on the left included.
+    Returns whether a model that is given no positions numbers the columns, padding on the left included.
 
-    Tries it on three tokens, of which the first is padding. A sharded model has to be tried by all processes at once.
+    The model can be with or without its head. It is tried on three tokens, the first of which is padding. All
+    processes must call this together for a sharded model.
     """
     if not takes(backbone_of(model), "position_ids"):
         return False
@@ -44,7 +44,7 @@ def numbers_columns(model: nn.Module) -> bool:
     mask = torch.tensor([[0, 1, 1]], device=device)
     found = []
     for positions in (None, torch.arange(3, device=device).unsqueeze(0)):
-        # The same dropout in both
+        # Both passes must draw the same dropout
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(0)
             output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
@@ -54,7 +54,7 @@ def numbers_columns(model: nn.Module) -> bool:
 
 @contextmanager
 def with_inputs(backbone: nn.Module, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Generator[None]:
-    """Lets a model be called with changed keyword arguments while it is entered: `change` returns what to replace."""
+    """Changes the keyword arguments of a model's calls in this context: `change` returns the ones to replace."""
 
     def replace(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         if args:
@@ -69,7 +69,7 @@ def with_inputs(backbone: nn.Module, change: Callable[[dict[str, Any]], dict[str
 
 
 def counted_from(first: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Returns the change that gives the columns of the inputs the positions `first`, `first + 1`, ..."""
+    """Returns a change for [`with_inputs`] that gives the columns the positions `first`, `first + 1`, ..."""
 
     def change(kwargs: dict[str, Any]) -> dict[str, Any]:
         ids: torch.Tensor = kwargs["input_ids"]

@@ -1,9 +1,9 @@
 """
 Rows of TRL's training batches: joined, selected, and cut to their own width.
 
-A batch is what `_generate_and_score_completions` returns: one entry per row in each tensor and list, but for numbers
-of the whole rollout, which have no dimension, and image features, which the host's own functions sort by row. The
-invariant: all that belongs to a row stays with it.
+A batch is what `_generate_and_score_completions` returns. Each tensor and list has one entry per row, with two
+exceptions: numbers for the whole rollout have no dimension, and image features are sorted by row with the host's own
+functions. Everything that belongs to a row stays with it. Which rows go together is decided in `bins.py`.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from .bins import Widths
 
 Batch = dict[str, Any]
 
-# One column per token of the prompt, of the completion, of both; what is not named here is not cut
+# Keys with one column per token of the prompt, of the completion, or of both. No other key is cut
 PROMPT_COLUMNS = ("prompt_ids", "prompt_mask")
 COMPLETION_COLUMNS = (
     "completion_ids",
@@ -46,57 +46,60 @@ IMAGE_FEATURES = (
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
-    """Returns the batches as one, in order, with image features as one list entry per row where the host keeps them
-    flat; [`rows_of`] takes it apart again."""
+    """
+    Returns the batches as one, in order. [`rows_of`] takes rows out of it again.
+
+    Image features that the host keeps flat become lists with one entry per row.
+    """
     by_row = [split_pixel_values_by_grid(batch) for batch in batches]
     first = by_row[0]
     return first if len(by_row) == 1 else {key: _joined_values([batch[key] for batch in by_row]) for key in first}
 
 
-def rows_of(batch: Batch, rows: Sequence[int], sides: Widths, full: Widths) -> Batch:
+def rows_of(batch: Batch, rows: Sequence[int], kept: Widths, full: Widths) -> Batch:
     """
-    Returns some rows of a [`joined`] batch, without the padding that none of them needs.
+    Returns some rows of a [`joined`] batch, cut to the columns that they need.
 
     Args:
         batch (`dict[str, Any]`):
-            Rows, padded on the left of the prompt and on the right of the completion.
+            Rows with prompts padded on the left and completions padded on the right.
         rows (`Sequence[int]`):
             Numbers of the rows, in the order in which they are wanted.
-        sides (`tuple[int, int]`):
-            Columns of prompt and completion to keep.
+        kept (`tuple[int, int]`):
+            Columns of prompt and completion to keep: the last ones of the prompt, the first ones of the completion.
         full (`tuple[int, int]`):
             Columns of prompt and completion that `batch` has.
     """
     selected = {key: _selected(value, rows) for key, value in batch.items()}
-    prompt = slice(full[0] - sides[0], full[0])
+    prompt = slice(full[0] - kept[0], full[0])
     cuts = {
         **dict.fromkeys(PROMPT_COLUMNS, prompt),
-        **dict.fromkeys(COMPLETION_COLUMNS, slice(sides[1])),
-        **dict.fromkeys(SEQUENCE_COLUMNS, slice(prompt.start, full[0] + sides[1])),
+        **dict.fromkeys(COMPLETION_COLUMNS, slice(kept[1])),
+        **dict.fromkeys(SEQUENCE_COLUMNS, slice(prompt.start, full[0] + kept[1])),
     }
     for key, cut in cuts.items():
-        # A column for the whole row, such as an advantage or a ratio per completion, has nothing to cut
+        # One value for the whole row, such as an advantage or a ratio per completion, has no columns to cut
         if key in selected and selected[key].dim() > 1 and selected[key].size(1) > 1:
             selected[key] = selected[key][:, cut]
     if isinstance(selected.get("pixel_values"), list) and not any(map(len, selected["pixel_values"])):
-        # The host runs the vision tower wherever there are features, and it has nothing to run on here
+        # Given image features, the host runs the vision tower, and these rows have no image to run it on
         return {key: value for key, value in selected.items() if key not in IMAGE_FEATURES}
     return unsplit_pixel_values_by_grid(selected)
 
 
 def widths(prompt_mask: torch.Tensor, completion_mask: torch.Tensor, multiple: int | None = None) -> list[Widths]:
     """
-    Returns the width of each row's prompt and completion, in tokens, rounded up to a multiple where one is given.
+    Returns the width of each row's prompt and completion in tokens, rounded up to `multiple` if it is given.
 
     Args:
         prompt_mask (`torch.Tensor`):
-            Nonzero where the prompt, padded on the left, has a token, shape `(B, P)`.
+            Nonzero where the left-padded prompt has a token, shape `(B, P)`.
         completion_mask (`torch.Tensor`):
-            Nonzero where the completion, padded on the right, has a token, shape `(B, T)`.
+            Nonzero where the right-padded completion has a token, shape `(B, T)`.
         multiple (`int`, *optional*):
-            What the host pads to a multiple of.
+            Multiple of which the host pads widths.
     """
-    # At least one column each: the host scores the first token of the completion from the last of the prompt
+    # At least one column each: the log-prob of the first completion token comes from the last prompt token
     lengths = torch.stack([_extent(prompt_mask.flip(1)), _extent(completion_mask)], dim=1).clamp(min=1)
     if multiple is not None:
         full = lengths.new_tensor([prompt_mask.size(1), completion_mask.size(1)])
@@ -106,8 +109,9 @@ def widths(prompt_mask: torch.Tensor, completion_mask: torch.Tensor, multiple: i
 
 def live_rows(batch: Batch, needs_advantage: bool) -> torch.Tensor:
     """
-    Returns which rows can move the policy, shape `(B,)`: those with a token in the loss and, where `needs_advantage`,
-    with an advantage that is not 0 on one of these tokens.
+    Returns which rows can move the policy, shape `(B,)`.
+
+    Such a row has a token in the loss. With `needs_advantage`, the advantage of such a token must also not be 0.
     """
     weight = batch["completion_mask"] * batch.get("tool_mask", 1)
     if needs_advantage:
@@ -122,7 +126,7 @@ def without_loss(batch: Batch) -> Batch:
 
 
 def _extent(mask: torch.Tensor) -> torch.Tensor:
-    """The number of columns up to the last one that is not 0, shape `(B,)`."""
+    """How many columns there are up to the last nonzero one, shape `(B,)`."""
     columns = torch.arange(1, mask.size(1) + 1, device=mask.device)
     return (columns * (mask != 0)).amax(dim=1)
 

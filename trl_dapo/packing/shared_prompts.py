@@ -1,10 +1,10 @@
 """
-The prompt of a group, read once for all of its completions, in passes without gradient.
+Reads the prompt of a group once for all of its completions, in passes without gradient.
 
-A group's rows begin with the same tokens, and attention never looks ahead: keys and values of the prompt are the same
-for each of them. They are computed once per prompt and handed to the model as its cache; the rows then have one token
-of the prompt, its last, and their completion. The invariant: a row attends to the tokens that it attends to by itself,
-at the same positions.
+The rows of a group begin with the same tokens, and attention never looks ahead, so the keys and values of the prompt
+are the same for all of them. They are computed once per prompt and handed to the model as its cache. Each row then
+consists of the last prompt token and its completion. It attends to the same tokens at the same positions as when it is
+read alone.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,11 @@ from .positions import takes
 @dataclass(frozen=True)
 class Prefix:
     """
-    Prompts without their last token, as a model has read them.
+    Prompts that a model has read, without their last token.
 
     Attributes:
         keys_and_values (`list[tuple[torch.Tensor, torch.Tensor]]`):
-            Of each layer, shape `(prompts, heads, columns, size)`.
+            One pair per layer, each of shape `(prompts, heads, columns, size)`.
         mask (`torch.Tensor`):
             Nonzero where a column has a token, shape `(prompts, columns)`.
         first (`int`):
@@ -38,8 +38,9 @@ class Prefix:
 
 def can_share(backbone: PreTrainedModel) -> bool:
     """
-    Returns whether a model that numbers columns can go on from a prompt that it has read: every layer attends to all
-    that came before, and keeps keys and values for it.
+    Returns whether a model that numbers columns can continue from a prompt that it has read.
+
+    It can if every layer attends to all earlier tokens and the model takes a cache of keys and values.
     """
     config: Any = backbone.config
     layers = getattr(config, "layer_types", None) or ["full_attention"]
@@ -48,7 +49,7 @@ def can_share(backbone: PreTrainedModel) -> bool:
 
 
 def prompt_numbers(prompt_ids: torch.Tensor, prompt_mask: torch.Tensor) -> torch.Tensor:
-    """Returns a number per row, the same where prompts are the same, shape `(B,)`; columns are padded on the left."""
+    """Returns a number per row, shape `(B,)`: rows with the same left-padded prompt have the same number."""
     columns = torch.cat([prompt_ids * prompt_mask, prompt_mask], dim=1)
     return torch.unique(columns, dim=0, return_inverse=True)[1]
 
@@ -56,7 +57,7 @@ def prompt_numbers(prompt_ids: torch.Tensor, prompt_mask: torch.Tensor) -> torch
 @torch.no_grad()
 def read_prompts(backbone: PreTrainedModel, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, first: int) -> Prefix:
     """
-    Returns the prompts as the model reads them, but for their last token.
+    Returns the keys and values of the prompts, without their last token.
 
     Args:
         backbone ([`~transformers.PreTrainedModel`]):
@@ -79,13 +80,13 @@ def read_prompts(backbone: PreTrainedModel, prompt_ids: torch.Tensor, prompt_mas
 
 def going_on_from(backbone: PreTrainedModel, prefix: Prefix, prompts: torch.Tensor) -> Callable[[dict], dict]:
     """
-    Returns the change of a model's inputs that lets each row go on from its prompt.
+    Returns a change for [`~positions.with_inputs`] that lets each row continue from its prompt.
 
     Args:
         backbone ([`~transformers.PreTrainedModel`]):
             Decoder without its head.
         prefix ([`Prefix`]):
-            What it has read.
+            The prompts that it has read.
         prompts (`torch.Tensor`):
             Number of each row's prompt in `prefix`, shape `(rows,)`.
     """
@@ -105,5 +106,5 @@ def going_on_from(backbone: PreTrainedModel, prefix: Prefix, prompts: torch.Tens
 
 
 def _cache_name(backbone: PreTrainedModel) -> str | None:
-    """What a model's `forward` calls the cache: `cache`, or `past_key_values` before transformers 5.23."""
+    """The name of the cache in a model's `forward`: `cache`, or `past_key_values` before transformers 5.23."""
     return next((name for name in ("cache", "past_key_values") if takes(backbone, name)), None)

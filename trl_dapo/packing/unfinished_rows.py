@@ -1,9 +1,9 @@
 """
-Generation with transformers that stops computing rows which have ended.
+Generation with transformers that stops computing rows that have ended.
 
-`generate` carries a row that has ended along, as padding, until the longest one ends: a row per token for nothing, and
-its keys and values in memory. Here the model is given the rows that go on. `generate` itself still sees all of them
-and draws the random numbers of all of them. The invariant: completions are those that it would have made.
+`generate` keeps a row that has ended as padding until the longest row ends: the row is computed for every further
+token, and its keys and values stay in memory. Here the model is given only the unfinished rows. `generate` itself
+still sees every row and draws the random numbers of every row, so the completions are the same.
 """
 
 from collections.abc import Generator, Sequence
@@ -16,7 +16,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 
-# To look at which rows have ended waits for the device, and to leave them out copies the cache of the others
+# Finding out which rows have ended waits for the device, so it is done every few tokens. Leaving rows out copies the
+# cache of the others, so it is done only when enough rows have ended
 LOOK_EVERY = 4
 WORTH_A_COPY = 1 / 8
 
@@ -24,13 +25,13 @@ WORTH_A_COPY = 1 / 8
 @contextmanager
 def only_unfinished_rows(model: nn.Module, ends: Sequence[int]) -> Generator[None]:
     """
-    Lets a model that `generate` calls token by token compute only rows that have not ended, while it is entered.
+    Makes a model that `generate` calls in this context compute only the rows that have not ended.
 
     Args:
         model (`nn.Module`):
             Causal language model, not wrapped.
         ends (`Sequence[int]`):
-            Tokens that end a row. Rows that end otherwise are carried along.
+            Tokens that end a row. A row that ends in another way is computed to the end.
     """
     rows = _Unfinished(torch.tensor(list(ends)))
     hooks = [
@@ -45,7 +46,7 @@ def only_unfinished_rows(model: nn.Module, ends: Sequence[int]) -> Generator[Non
 
 
 class _Unfinished:
-    """The rows of one call of `generate` that go on, of B."""
+    """The rows of one call of `generate`, B of them, that have not ended."""
 
     def __init__(self, ends: torch.Tensor) -> None:
         self.ends = ends
@@ -54,10 +55,10 @@ class _Unfinished:
         self.steps = 0
 
     def select(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        """Replaces the inputs of all rows by those of the rows that go on."""
+        """Replaces the inputs of all rows with those of the unfinished rows."""
         ids, cache = kwargs.get("input_ids"), _cache(kwargs)
         if ids is None or ids.size(1) != 1 or cache is None or cache.get_seq_length() == 0:
-            self.rows = None  # prompts, with which a call of `generate` begins
+            self.rows = None  # a pass over prompts: a call of `generate` begins
             return None
         if self.rows is None:
             self.rows = torch.arange(len(ids), device=ids.device)
@@ -90,14 +91,14 @@ class _Unfinished:
         if rows is None:
             return
         going_on = (~self.ended[rows]).nonzero().flatten()
-        # A pass needs a row
+        # A pass needs at least one row
         if len(going_on) and len(rows) - len(going_on) >= WORTH_A_COPY * len(rows):
             cache.batch_select_indices(going_on)
             self.rows = rows[going_on]
 
 
 def _cache(kwargs: dict[str, Any]) -> DynamicCache | None:
-    """The cache, where each of its layers keeps keys and values by row."""
+    """The cache, if every layer of it keeps keys and values by row; else `None`."""
     cache = next((kwargs[name] for name in ("cache", "past_key_values") if kwargs.get(name) is not None), None)
     if type(cache) is not DynamicCache:
         return None

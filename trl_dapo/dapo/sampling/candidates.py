@@ -1,9 +1,9 @@
 """
-All rounds of one rollout as one table of groups, and the way from chosen groups back to their rows.
+All rounds of one rollout as one table of groups, and the rows of the groups that are chosen from it.
 
-Groups are numbered in order of generation over all rounds. A round's rows are laid out as TRL lays out a batch:
-contiguous groups, cut into equal parts, one per rank; a group may straddle two ranks. The invariant: the table is the
-same on every rank, except for the rows themselves.
+Groups are numbered in order of generation, across all rounds. A round's rows are laid out as TRL lays out a batch:
+contiguous groups, cut into equal parts, one per rank. A group may therefore straddle two ranks. The table is the same
+on every rank, but each rank holds only its own rows.
 
 Letters: B rows, P groups, G generations, F reward functions.
 """
@@ -17,9 +17,19 @@ from .groups import Selection, Verdicts
 from .rollouts import Round, Row, own_rows
 
 
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """Where a row was generated: the number of its round, and its position in that round."""
+
+    round: int
+    position: int
+
+
 @dataclass
 class Candidates:
     """
+    Every group generated for one training batch, and what was decided about it.
+
     Args:
         num_generations (`int`):
             Rows of a group, G.
@@ -33,11 +43,11 @@ class Candidates:
     def __post_init__(self) -> None:
         self.rounds: list[Round] = []
         self._verdicts: list[Verdicts] = []
-        self._places: list[tuple[int, int]] = []  # of each row of all ranks: its round, its position in the round
+        self._addresses: list[_Address] = []  # one per row of all ranks
 
     def add(self, finished: Round, verdicts: Verdicts) -> None:
         """Appends a round and what was decided about its groups."""
-        self._places += [(len(self.rounds), position) for position in range(len(finished.rewards))]
+        self._addresses += [_Address(len(self.rounds), position) for position in range(len(finished.rewards))]
         self.rounds.append(finished)
         self._verdicts.append(verdicts)
 
@@ -54,7 +64,7 @@ class Candidates:
 
     @property
     def generation_rounds(self) -> int:
-        """Rounds that were generated for this batch."""
+        """How many rounds were generated for this batch; carried groups do not count as one."""
         return sum(not one.carried for one in self.rounds)
 
     @property
@@ -63,7 +73,7 @@ class Candidates:
 
     @property
     def carried_groups(self) -> int:
-        """Groups that earlier batches had no place for; they are the first ones."""
+        """How many groups are carried over from an earlier rollout; they come first in the table."""
         return sum(len(one.rewards) for one in self.rounds if one.carried) // self.num_generations
 
     @property
@@ -91,7 +101,7 @@ class Candidates:
         return spare[::-1]
 
     def in_rank_order(self, selection: Selection) -> Selection:
-        """Returns the same groups ordered by the rank that generated them, so that few rows have to move."""
+        """Returns the same groups, ordered by the rank that generated them so that few rows have to move."""
         pairs = sorted(
             zip(selection.groups, selection.filler, strict=True),
             key=lambda pair: self._owner(pair[0] * self.num_generations)[0],
@@ -99,23 +109,23 @@ class Candidates:
         return Selection(groups=[group for group, _ in pairs], filler=[filler for _, filler in pairs])
 
     def own_rows(self, groups: list[int], rank: int) -> list[Row]:
-        """Returns the rows of these groups that `rank`, which is this process, trains on. All ranks must call it."""
+        """Returns the rows of these groups that this process, `rank`, trains on. All ranks must call it together."""
         numbers = self.row_numbers(groups)
         share = len(numbers) // self.num_processes
         rows: list[Row | None] = []
         sources: list[tuple[int, int]] = []
         for position, number in enumerate(numbers):
             owner, index = self._owner(number)
-            rows.append(self.rounds[self._places[number][0]].rows[index] if owner == rank else None)
+            rows.append(self.rounds[self._addresses[number].round].rows[index] if owner == rank else None)
             sources.append((owner, position // share))
         return own_rows(rows, sources, rank)
 
     def kept_shares(self, groups: list[int]) -> list[int]:
         """Returns how many rows of these groups each round contributed."""
-        rounds = [self._places[number][0] for number in self.row_numbers(groups)]
+        rounds = [self._addresses[number].round for number in self.row_numbers(groups)]
         return [rounds.count(index) for index in range(len(self.rounds))]
 
     def _owner(self, number: int) -> tuple[int, int]:
         """Returns the rank that generated a row, and the row's index there."""
-        index, position = self._places[number]
-        return divmod(position, len(self.rounds[index].rewards) // self.num_processes)
+        address = self._addresses[number]
+        return divmod(address.position, len(self.rounds[address.round].rewards) // self.num_processes)

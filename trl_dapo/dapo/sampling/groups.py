@@ -1,8 +1,8 @@
 """
 Which groups are informative, and which to train on.
 
-Pure: tensors and numbers in, values out. Knows nothing of trainers, tokens or ranks beyond their number. The one
-invariant: a decision is a function of the *raw metric* of all ranks, so every rank takes the same one.
+Tensors and numbers in, values out. Nothing here knows about trainers or tokens. Every decision depends on the *raw
+metric* gathered from all ranks, so every rank takes the same one.
 
 Letters: B rows, P groups, G generations, F reward functions.
 """
@@ -16,11 +16,11 @@ import torch
 @dataclass(frozen=True)
 class Verdicts:
     """
-    What the raw metric says of each group.
+    What the raw metric says about each group.
 
     `informative` groups carry a gradient. A degenerate group is `all_correct` when its constant metric is above 0 (1
-    for a 0/1 reward, +1 for a ±1 reward) and `all_wrong` when it is 0 or below. It is neither when no row of it could
-    be scored, or when no row of it enters the loss.
+    for a 0/1 reward, +1 for a ±1 reward) and `all_wrong` when it is 0 or below. It is neither if none of its rows
+    could be scored, or if none of them enters the loss.
     """
 
     informative_P: torch.Tensor
@@ -31,8 +31,10 @@ class Verdicts:
 @dataclass(frozen=True)
 class Selection:
     """
-    The groups of one training batch: `groups` are ordinals in order of generation, ascending; `filler` says which of
-    them are degenerate ones that only keep the batch at its size.
+    The groups of one training batch.
+
+    `groups` are numbers in order of generation, ascending. `filler` marks the degenerate groups among them, which only
+    keep the batch at its size.
     """
 
     groups: list[int]
@@ -50,8 +52,8 @@ def raw_metric(rewards_BF: torch.Tensor, weights_F: torch.Tensor) -> torch.Tenso
             Weight of each column, shape `(F,)`.
 
     Returns:
-        `torch.Tensor`: Shape `(B,)`, float64. Columns that are NaN are left out of a row's sum, as TRL does; a row
-        without any scored column is NaN.
+        `torch.Tensor`: Shape `(B,)`, float64. As in TRL, a NaN column is left out of the row's sum. A row in which
+        every column is NaN is NaN.
     """
     rewards_BF = rewards_BF.double()
     metric_B = (rewards_BF * weights_F.double()).nansum(dim=1)
@@ -63,8 +65,8 @@ def judge_groups(metric_PG: torch.Tensor, live_PG: torch.Tensor, tolerance: floa
     """
     Returns which groups are informative: `max - min > tolerance` over the rows that could be scored.
 
-    The paper's condition `0 < #correct < G` (Eq. 11 of https://huggingface.co/papers/2503.14476) for any reward. The
-    range is compared rather than the standard deviation, because in floating point the standard deviation of a
+    This is the paper's condition `0 < #correct < G` (Eq. 11 of https://huggingface.co/papers/2503.14476), extended to
+    any reward. It compares the range, not the standard deviation: in floating point, the standard deviation of a
     constant group is often not 0.
 
     Args:
@@ -74,13 +76,13 @@ def judge_groups(metric_PG: torch.Tensor, live_PG: torch.Tensor, tolerance: floa
             Whether a row enters the loss, shape `(P, G)`. A group without a live row has no gradient, whatever its
             metric.
         tolerance (`float`):
-            Largest range that still counts as constant, in units of the metric.
+            Largest range that still counts as constant, in the unit of the metric.
     """
     metric_PG = metric_PG.double()
     scored_PG = metric_PG.isfinite()
     highest_P = metric_PG.masked_fill(~scored_PG, -math.inf).amax(dim=1)
     lowest_P = metric_PG.masked_fill(~scored_PG, math.inf).amin(dim=1)
-    # Without a scored row the range is -inf, which is no variance either
+    # A group without a scored row has a range of -inf, so it does not count as varied
     varied_P = highest_P - lowest_P > tolerance
     live_P = live_PG.any(dim=1)
     constant_P = scored_PG.any(dim=1) & live_P & ~varied_P
@@ -93,8 +95,7 @@ def judge_groups(metric_PG: torch.Tensor, live_PG: torch.Tensor, tolerance: floa
 
 def select_groups(informative: list[bool], wanted: int) -> Selection:
     """
-    Returns the first `wanted` informative groups or, where there are fewer, all of them and the latest degenerate
-    ones.
+    Returns the first `wanted` informative groups. If there are fewer, the latest degenerate groups fill the batch.
 
     Args:
         informative (`list[bool]`):

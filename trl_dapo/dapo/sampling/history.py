@@ -1,10 +1,10 @@
 """
-What each prompt taught so far, and which prompts are therefore not worth generating.
+What each prompt has taught so far, and which prompts are therefore not worth generating.
 
-Pure: counts in, decisions out. Three switches on the same records: GRESO's probabilistic skipping of prompts that were
-degenerate lately, no positive resampling of solved prompts, and Thompson sampling of prompts of medium difficulty. The
-invariant: a decision is a function of the seed, of where the stream met the prompt and of the records, so that it is
-the same on every rank and after a resume.
+Counts in, decisions out. Three switches share the same records: GRESO skips prompts whose last groups were degenerate,
+with some probability; no positive resampling drops solved prompts; Thompson sampling prefers prompts of medium
+difficulty. A decision depends only on the seed, on where in the stream the prompt was read, and on the records. It is
+therefore the same on every rank and after a resume.
 """
 
 import random
@@ -12,26 +12,26 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 
-# GRESO (https://huggingface.co/papers/2506.02177): exploration probability of the first visit after a degenerate one,
-# its step per rollout, its bounds, and the shares of degenerate groups that it is steered to: a quarter, of which a
-# third easy
+# GRESO (https://huggingface.co/papers/2506.02177): `p` is the probability that a prompt is generated after one
+# degenerate group. It begins at START and moves by STEP per rollout, between LOWEST and HIGHEST, until the share of
+# degenerate groups meets its target: a quarter of all groups, a third of these easy
 START, STEP, LOWEST, HIGHEST = 0.5, 0.01, 0.05, 0.95
 TARGETS = {"easy": 0.25 / 3, "hard": 0.25 * 2 / 3}
 
-# However long a prompt has been degenerate, this share of its visits is generated
+# A prompt is generated with at least this probability, however long it has been degenerate: the policy may have moved
 EXPLORATION_FLOOR = 0.05
 
-# Weight of a visit at the prompt's next visit: the policy has moved meanwhile
+# Weight of earlier visits when a new one is recorded: the policy has moved in between
 EVIDENCE_DECAY = 0.5
 
-# Thompson sampling chooses among this many times the prompts that a round needs
+# Thompson sampling chooses from this many times as many prompts as a round needs
 POOL = 4
 
 
 @dataclass
 class Record:
     """
-    What is known of a prompt.
+    What is known about a prompt. A visit is one generated group.
 
     Attributes:
         run (`int`):
@@ -41,7 +41,7 @@ class Record:
         pass_rate (`float`):
             Share of right completions at the last visit.
         right, wrong (`float`):
-            Completions of all visits, those of earlier visits discounted.
+            Right and wrong completions of all visits, earlier ones discounted.
     """
 
     run: int = 0
@@ -53,16 +53,16 @@ class Record:
 
 class PromptHistory:
     """
-    Records by prompt, and the decisions that follow from them.
+    One record per prompt, and the decisions that follow from the records.
 
     Args:
         seed (`int`):
             Seed of every draw.
         skip_degenerate (`bool`):
-            Skip prompts by GRESO: a prompt whose last `z` visits were degenerate is generated with probability `p**z`,
-            with one `p` for easy (all right) and one for hard prompts, at least `EXPLORATION_FLOOR`.
+            Skip prompts as in GRESO: a prompt whose last `z` visits were degenerate is generated with probability
+            `p**z`, at least `EXPLORATION_FLOOR`. Easy prompts (all right) and hard ones each have their own `p`.
         skip_solved_above (`float`, *optional*):
-            Never again generate a prompt of which at least this share of completions was right at its last visit (no
+            Never again generate a prompt if at least this share of its completions was right at its last visit (no
             positive resampling, https://huggingface.co/papers/2510.13786).
         thompson (`bool`):
             Prefer prompts whose pass rate, drawn from its Beta posterior, is close to 1/2
@@ -87,7 +87,7 @@ class PromptHistory:
 
     @property
     def in_use(self) -> bool:
-        """Whether any of the switches is on; without one, nothing is recorded."""
+        """Whether any switch is on. If none is, nothing is recorded."""
         return self._skip_degenerate or self._skip_solved_above is not None or self.pool > 1
 
     def record(self, identity: Any, right: int, wrong: int, informative: bool) -> None:
@@ -96,12 +96,12 @@ class PromptHistory:
 
         Args:
             identity (`Any`):
-                The prompt, as its place in the stream names it.
+                Identity of the prompt, as in [`~prompts.StreamedPrompt`].
             right, wrong (`int`):
-                Scored completions of its group with a raw metric above 0, and the others. Both 0 where no completion
-                could be scored, which counts as hard.
+                Scored completions of its group with a raw metric above 0, and the other scored ones. Both are 0 if no
+                completion could be scored; such a prompt counts as hard.
             informative (`bool`):
-                Whether its group was.
+                Whether its group was informative.
         """
         if not self.in_use:
             return
@@ -118,7 +118,7 @@ class PromptHistory:
             self._kinds[kind] += 1
 
     def end_rollout(self) -> None:
-        """Explores less where more groups than targeted were degenerate in this rollout, and more where fewer."""
+        """Lowers a kind's `p` if at least its target share of this rollout's groups was degenerate, else raises it."""
         if self._generated:
             for kind, target in TARGETS.items():
                 step = -STEP if self._kinds[kind] / self._generated >= target else STEP
@@ -127,7 +127,7 @@ class PromptHistory:
         self._generated = 0
 
     def skips(self, identity: Any, epoch: int, ordinal: int) -> bool:
-        """Returns whether a prompt that the stream met here is passed over."""
+        """Returns whether to pass over a prompt that the stream read at this position."""
         record = self._records.get(identity)
         if record is None:
             return False
@@ -139,7 +139,7 @@ class PromptHistory:
         return self._draw("skip", epoch, ordinal).random() >= chance
 
     def distance(self, identity: Any, epoch: int, ordinal: int) -> float:
-        """Returns how far from 1/2 a pass rate is that is drawn from the prompt's posterior, between 0 and 1/2."""
+        """Returns the distance from 1/2 of a pass rate drawn from the prompt's posterior, between 0 and 1/2."""
         record = self._records.get(identity) or Record()
         draw = self._draw("thompson", epoch, ordinal).betavariate(record.right + 1, record.wrong + 1)
         return abs(draw - 0.5)

@@ -1,9 +1,10 @@
 """
-The prompt stream: one order of prompts from which every generation round draws, first rounds and refills alike.
+The prompt stream: the one order of prompts from which every generation round draws, first rounds and refills alike.
 
 TRL's dataloader repeats each batch `steps_per_generation * num_iterations` times, so it cannot serve refills. The
-stream reads the dataset itself, in the order in which TRL's sampler would, and continues after each refill where it
-stopped. The invariant: its next prompt is a function of the seed and of its position, on every rank alike.
+stream therefore reads the dataset itself, in the order of TRL's sampler, and continues after each refill where it
+stopped. Its next prompt depends only on the seed, on its position and on the prompt history, so it is the same on
+every rank. What the history decides is in `history.py`.
 """
 
 import copy
@@ -19,26 +20,39 @@ from datasets import Dataset, IterableDataset
 from .history import PromptHistory
 
 
-Row = dict[str, Any]
+# A row of the dataset, by column. `Row` is a generated row: see `rollouts.py`
+Example = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A row of the dataset and where the stream met it; `content` only where the dataset cannot be indexed."""
+class StreamedPrompt:
+    """
+    A prompt as the stream read it from the dataset.
+
+    Attributes:
+        epoch (`int`):
+            Pass through the dataset in which it was read.
+        ordinal (`int`):
+            How many prompts were read before it in that epoch.
+        identity (`Any`):
+            Same value whenever the same prompt comes up: the index of a map-style dataset, a hash of an iterable one.
+        content (`dict[str, Any]`, *optional*):
+            Row of the dataset, only for a dataset that cannot be indexed.
+    """
 
     epoch: int
     ordinal: int
     identity: Any
-    content: Row | None = field(default=None, compare=False)
+    content: Example | None = field(default=None, compare=False)
 
 
 class PromptStream:
     """
     Prompts in a deterministic order, each once per epoch, reshuffled every epoch.
 
-    Within one batch no prompt is served twice: when an epoch ends inside a batch, prompts of the next epoch that the
-    batch already holds wait for the next batch. Prompts that the history skips, or that Thompson sampling does not
-    choose, are passed over until the next epoch; where nothing else is left for the batch, they are served after all.
+    No prompt is served twice within a batch. If an epoch ends inside a batch, prompts of the next epoch that the batch
+    already holds wait for the next batch. Prompts that the history skips, or that Thompson sampling does not choose,
+    are passed over until the next epoch. If too few prompts remain for the batch, they are served after all.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
@@ -48,10 +62,10 @@ class PromptStream:
         shuffle (`bool`, *optional*, defaults to `True`):
             Whether to shuffle. An iterable dataset is shuffled through its buffer.
         distinct (`bool`, *optional*, defaults to `True`):
-            Whether a batch must not hold a prompt twice. `False` where rows are placeholders and an environment makes
-            up the prompt.
+            Whether a batch must not hold a prompt twice. Set it to `False` if rows are placeholders and an environment
+            makes up the prompt.
         history ([`~history.PromptHistory`], *optional*):
-            What is known of the prompts, and which of them are not worth generating. By default all are.
+            Decides which prompts are not worth generating. By default, none is skipped.
 
     Attributes:
         served (`int`):
@@ -77,7 +91,7 @@ class PromptStream:
         self._history = PromptHistory(seed) if history is None else history
         self._length: int | None = len(dataset) if isinstance(dataset, Dataset) else None
         self._open(0)
-        self._waiting: list[Place] = []
+        self._waiting: list[StreamedPrompt] = []
         self._batch: dict[Any, int] = {}  # identity -> epoch in which this batch took it
         self._lenient = False  # whether this batch takes prompts that the history would skip
         self.served = 0
@@ -90,43 +104,46 @@ class PromptStream:
 
     def begin_batch(self, held: Iterable[tuple[Any, int]] = ()) -> None:
         """
-        Forgets which prompts the last batch holds; `held` are those that the next one holds already, each with the
-        epoch in which it was served.
+        Starts a batch, which may hold every prompt again except those in `held`.
+
+        Args:
+            held (`Iterable[tuple[Any, int]]`):
+                Prompts that the batch holds already: the identity of each, and the epoch in which it was served.
         """
         self._batch = dict(held)
         self._lenient = False
 
-    def take(self, count: int, multiple_of: int = 1) -> list[Place]:
+    def take(self, count: int, multiple_of: int = 1) -> list[StreamedPrompt]:
         """
-        Returns the places of the next `count` prompts that this batch does not hold yet.
+        Returns the next `count` prompts that this batch does not hold yet.
 
-        Where the dataset has no more such prompts, it returns as many as there are, rounded down to a multiple of
-        `multiple_of`; what is rounded off waits for the next batch.
+        If the dataset has fewer of them, it returns as many as there are, rounded down to a multiple of `multiple_of`.
+        What is rounded off waits for the next batch.
         """
         held = dict(self._batch)
-        places = self._candidates(count)
-        surplus = len(places) % multiple_of
-        if surplus:
-            self._waiting = places[-surplus:] + self._waiting
-            places = places[:-surplus]
-        # Of the prompts that were looked at, the batch holds what it is given
+        prompts = self._candidates(count)
+        remainder = len(prompts) % multiple_of
+        if remainder:
+            self._waiting = prompts[-remainder:] + self._waiting
+            prompts = prompts[:-remainder]
+        # `_next_prompt` entered every prompt it looked at, but the batch holds only the ones returned here
         self._batch = held
-        for place in places:
-            self._enter(place)
-        self.served += len(places)
-        return places
+        for prompt in prompts:
+            self._enter(prompt)
+        self.served += len(prompts)
+        return prompts
 
-    def rows(self, places: list[Place], copies: int, part: slice = slice(None)) -> list[Row]:
+    def rows(self, prompts: list[StreamedPrompt], copies: int, part: slice = slice(None)) -> list[Example]:
         """
-        Returns `copies` independent rows for each place, contiguous, as the rows of a group are; of them only `part`.
+        Returns `copies` independent rows of each prompt, contiguous like the rows of a group; of these, only `part`.
         """
-        wanted = [places[number // copies] for number in range(len(places) * copies)[part]]
-        contents = {place: self._source.row(place) for place in dict.fromkeys(wanted)}
-        return [copy.deepcopy(contents[place]) for place in wanted]
+        wanted = [prompts[number // copies] for number in range(len(prompts) * copies)[part]]
+        contents = {prompt: self._source.row(prompt) for prompt in dict.fromkeys(wanted)}
+        return [copy.deepcopy(contents[prompt]) for prompt in wanted]
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position between two batches as plain JSON values."""
-        waiting = [[place.epoch, place.ordinal] for place in self._waiting]
+        waiting = [[prompt.epoch, prompt.ordinal] for prompt in self._waiting]
         return {
             "epoch": self._epoch,
             "position": self._position,
@@ -140,16 +157,16 @@ class PromptStream:
         """
         Moves to a position that [`~PromptStream.state_dict`] returned for the same dataset and seed.
 
-        Raises `ValueError` where the dataset is too short for it.
+        Raises `ValueError` if the dataset is too short for it.
         """
         waiting = {(epoch, ordinal) for epoch, ordinal in state["waiting"]}
-        found: dict[tuple[int, int], Place] = {}
+        found: dict[tuple[int, int], StreamedPrompt] = {}
         for epoch in sorted({epoch for epoch, _ in waiting}):
             ordinals = {ordinal for waiting_epoch, ordinal in waiting if waiting_epoch == epoch}
-            for place in self._source.read(epoch):
-                if place.ordinal in ordinals:
-                    found[epoch, place.ordinal] = place
-                if place.ordinal >= max(ordinals):
+            for prompt in self._source.read(epoch):
+                if prompt.ordinal in ordinals:
+                    found[epoch, prompt.ordinal] = prompt
+                if prompt.ordinal >= max(ordinals):
                     break
         self._open(state["epoch"])
         passed = sum(1 for _ in islice(self._reader, state["position"]))
@@ -164,45 +181,47 @@ class PromptStream:
         self.served, self.passed_over = state["served"], state["passed_over"]
         self.begin_batch()
 
-    def _candidates(self, count: int) -> list[Place]:
-        """Returns `count` places in the order of the stream or, with Thompson sampling, the best of a larger pool."""
-        places: list[Place] = []
-        while len(places) < count * self._history.pool:
-            # A pool ends with the epoch, beyond which prompts come up again
-            place = self._next_place(may_turn=len(places) < count)
-            if place is None:
+    def _candidates(self, count: int) -> list[StreamedPrompt]:
+        """Returns the next `count` prompts or, with Thompson sampling, the best `count` of a larger pool."""
+        prompts: list[StreamedPrompt] = []
+        while len(prompts) < count * self._history.pool:
+            # The pool does not reach into the next epoch, where the same prompts come up again
+            prompt = self._next_prompt(may_turn=len(prompts) < count)
+            if prompt is None:
                 break
-            places.append(place)
-        if len(places) <= count:
-            return places
-        distances = {place: self._history.distance(place.identity, place.epoch, place.ordinal) for place in places}
-        chosen = set(sorted(places, key=lambda place: distances[place])[:count])
-        self.passed_over += len(places) - count
-        return [place for place in places if place in chosen]
+            prompts.append(prompt)
+        if len(prompts) <= count:
+            return prompts
+        distances = {
+            prompt: self._history.distance(prompt.identity, prompt.epoch, prompt.ordinal) for prompt in prompts
+        }
+        chosen = set(sorted(prompts, key=lambda prompt: distances[prompt])[:count])
+        self.passed_over += len(prompts) - count
+        return [prompt for prompt in prompts if prompt in chosen]
 
-    def _next_place(self, may_turn: bool = True) -> Place | None:
-        """Returns the next place that this batch may hold; with `may_turn=False` none beyond the epoch's end."""
-        for place in [place for place in self._waiting if self._is_new(place)]:
-            self._waiting.remove(place)
-            if not self._is_skipped(place):
-                return self._enter(place)
+    def _next_prompt(self, may_turn: bool = True) -> StreamedPrompt | None:
+        """Returns the next prompt that this batch may hold; with `may_turn=False`, `None` at the end of the epoch."""
+        for prompt in [prompt for prompt in self._waiting if self._is_new(prompt)]:
+            self._waiting.remove(prompt)
+            if not self._is_skipped(prompt):
+                return self._enter(prompt)
         while True:
             untouched = self._position == 0
             waiting_before, passed_over_before = len(self._waiting), self.passed_over
-            for place in self._reader:
+            for prompt in self._reader:
                 self._position += 1
-                if not self._is_new(place):
-                    self._waiting.append(place)
-                elif not self._is_skipped(place):
-                    return self._enter(place)
+                if not self._is_new(prompt):
+                    self._waiting.append(prompt)
+                elif not self._is_skipped(prompt):
+                    return self._enter(prompt)
             self._length = self._position
             if not untouched:
                 if not may_turn:
                     return None
                 self._open(self._epoch + 1)
                 continue
-            # A whole epoch holds nothing for the batch. It is read again: now, if the history was in the way, else by
-            # the next batch
+            # A whole epoch held nothing for this batch. If that is due to the history, read it again without the
+            # history; otherwise the batch holds every prompt, and the next batch reads the epoch again
             del self._waiting[waiting_before:]
             self._open(self._epoch)
             skipped, self.passed_over = self.passed_over > passed_over_before, passed_over_before
@@ -210,8 +229,8 @@ class PromptStream:
                 return None
             self._lenient = True
 
-    def _is_skipped(self, place: Place) -> bool:
-        skipped = not self._lenient and self._history.skips(place.identity, place.epoch, place.ordinal)
+    def _is_skipped(self, prompt: StreamedPrompt) -> bool:
+        skipped = not self._lenient and self._history.skips(prompt.identity, prompt.epoch, prompt.ordinal)
         self.passed_over += skipped
         return skipped
 
@@ -219,13 +238,13 @@ class PromptStream:
         self._epoch, self._position = epoch, 0
         self._reader = self._source.read(epoch)
 
-    def _is_new(self, place: Place) -> bool:
-        # Two rows of one epoch are two rows, even where they hold the same text
-        return not self._distinct or self._batch.get(place.identity, place.epoch) == place.epoch
+    def _is_new(self, prompt: StreamedPrompt) -> bool:
+        # Two rows of the same epoch are different prompts, even if their text is the same
+        return not self._distinct or self._batch.get(prompt.identity, prompt.epoch) == prompt.epoch
 
-    def _enter(self, place: Place) -> Place:
-        self._batch.setdefault(place.identity, place.epoch)
-        return place
+    def _enter(self, prompt: StreamedPrompt) -> StreamedPrompt:
+        self._batch.setdefault(prompt.identity, prompt.epoch)
+        return prompt
 
 
 class _MapSource:
@@ -234,12 +253,12 @@ class _MapSource:
         self._seed = seed
         self._shuffle = shuffle
 
-    def read(self, epoch: int) -> Iterator[Place]:
+    def read(self, epoch: int) -> Iterator[StreamedPrompt]:
         for ordinal, index in enumerate(self._order(epoch)):
-            yield Place(epoch, ordinal, identity=index)
+            yield StreamedPrompt(epoch, ordinal, identity=index)
 
-    def row(self, place: Place) -> Row:
-        return self._dataset[place.identity]
+    def row(self, prompt: StreamedPrompt) -> Example:
+        return self._dataset[prompt.identity]
 
     def _order(self, epoch: int) -> list[int]:
         if not self._shuffle:
@@ -255,13 +274,13 @@ class _IterableSource:
     def __init__(self, dataset: IterableDataset, seed: int, shuffle: bool) -> None:
         self._dataset = dataset.shuffle(seed=seed) if shuffle else dataset
 
-    def read(self, epoch: int) -> Iterator[Place]:
+    def read(self, epoch: int) -> Iterator[StreamedPrompt]:
         self._dataset.set_epoch(epoch)
         for ordinal, row in enumerate(self._dataset):
             identity = hashlib.blake2b(repr(row.get("prompt")).encode(), digest_size=16).hexdigest()
-            yield Place(epoch, ordinal, identity, content=row)
+            yield StreamedPrompt(epoch, ordinal, identity, content=row)
 
-    def row(self, place: Place) -> Row:
-        if place.content is None:
-            raise RuntimeError(f"row {place.ordinal} of epoch {place.epoch} was read without its content")
-        return place.content
+    def row(self, prompt: StreamedPrompt) -> Example:
+        if prompt.content is None:
+            raise RuntimeError(f"row {prompt.ordinal} of epoch {prompt.epoch} was read without its content")
+        return prompt.content

@@ -1,9 +1,9 @@
 """
-How many groups a generation round asks for, from the share of groups that were informative lately.
+How many groups a generation round asks for, given the share of recent groups that were informative.
 
-Pure. A round that is too small costs another round, one that is too large costs completions; both are decided by the
-distribution of the number of informative groups that a round will bring, not by its mean. The invariant: the size is a
-function of counts that are the same on every rank.
+A round that is too small costs another round; one that is too large wastes completions. The size therefore follows
+from the distribution of the number of informative groups in a round, not from its mean. It depends only on counts that
+are the same on every rank.
 """
 
 import math
@@ -11,13 +11,13 @@ import math
 import torch
 
 
-# A refill is large enough to fill the batch with this probability, so that one in ten needs another round
+# A refill fills the batch with this probability, so one in ten needs another round
 QUANTILE = 0.9
 
-# The first round is as likely too large as too small: a refill may still follow
+# The first round is as likely to be too large as too small: a refill can still follow
 FIRST_QUANTILE = 0.5
 
-# Weight of a rollout's counts in the next one; the policy changes, and prompts with it. A memory of five rollouts
+# Weight of the counts so far when a rollout begins, since the policy and the prompts change: a memory of five rollouts
 DECAY = 0.8
 
 
@@ -27,9 +27,9 @@ class KeepRate:
 
     Attributes:
         kept (`float`):
-            Informative groups, those of earlier rollouts discounted.
+            Informative groups, earlier rollouts discounted.
         generated (`float`):
-            Groups, discounted alike.
+            All groups, discounted in the same way.
     """
 
     def __init__(self) -> None:
@@ -37,12 +37,12 @@ class KeepRate:
         self.generated = 0.0
 
     def begin_rollout(self) -> None:
-        """Discounts what earlier rollouts counted."""
+        """Discounts the counts of earlier rollouts."""
         self.kept *= DECAY
         self.generated *= DECAY
 
     def observe(self, kept: int, generated: int) -> None:
-        """Adds the counts of a round."""
+        """Adds the informative groups and all groups of a round."""
         self.kept += kept
         self.generated += generated
 
@@ -58,26 +58,26 @@ def round_size(deficit: int, rate: KeepRate, quantile: float, multiple_of: int, 
     Returns the smallest number of groups of which `deficit` are informative with probability `quantile`.
 
     With `k` of `n` recent groups informative, the share of informative groups has a `Beta(k + 1, n - k + 1)` posterior
-    (uniform prior), and the number of informative groups in a round the beta-binomial distribution that follows. The
-    uncertainty of the estimate widens it: the fewer groups were seen, the larger the round.
+    (uniform prior). The number of informative groups in a round then has a beta-binomial distribution, which is wider
+    the less certain the estimate is: the fewer groups have been seen, the larger the round.
 
     Args:
         deficit (`int`):
             Informative groups still missing, at least 1.
         rate ([`KeepRate`]):
-            Counts so far, those of this rollout included.
+            Counts so far, including this rollout.
         quantile (`float`):
             Probability that the round suffices, in (0, 1).
         multiple_of (`int`):
-            The answer is rounded up to a multiple of this, so that its rows divide evenly over the ranks.
+            The size is rounded up to a multiple of this, so that its rows divide evenly over the ranks.
         limit (`int`):
             Upper bound in groups, itself a multiple of `multiple_of`.
     """
-    # A probability that is the quantile must count as such, however the sum of its terms is rounded
+    # A probability equal to the quantile must pass, even if rounding makes the sum of its terms slightly smaller
     quantile -= 1e-9
     if _probability_of_enough(deficit, limit, rate) < quantile:
         return limit
-    # The probability rises with the size
+    # The probability rises with the size, so a binary search finds the smallest one
     low, high = deficit, limit
     while low < high:
         middle = (low + high) // 2
