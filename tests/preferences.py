@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import BitsAndBytesConfig, LlamaForSequenceClassification, PreTrainedTokenizerBase
 
 from tiny import tiny_args, tiny_model, tiny_tokenizer
@@ -40,6 +41,27 @@ def tiny_reward_model(
         torch.manual_seed(seed)
         model = LlamaForSequenceClassification(config).to(torch.float32)
     model.config._name_or_path = model.name_or_path = "tiny-reward"
+    return model
+
+
+def reward_adapter(
+    folder: Path,
+    labels: int = 1,
+    task_type: str | None = "SEQ_CLS",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> PeftModel:
+    """Saves a reward model with weights of its own on the base of `tiny_model`; returns it."""
+    base = tiny_model(tiny_tokenizer())
+    base.config.num_labels = labels
+    torch.manual_seed(3)
+    model = LlamaForSequenceClassification(base.config)
+    model.model.load_state_dict(base.model.state_dict())
+    config = LoraConfig(
+        r=2, target_modules=["q_proj", "o_proj"], task_type=task_type, init_lora_weights=False, lora_dropout=0.5
+    )
+    model = get_peft_model(model, config).eval()
+    model.save_pretrained(folder)
+    (tokenizer or tiny_tokenizer()).save_pretrained(folder)
     return model
 
 

@@ -17,7 +17,6 @@ from trl_dapo.host.checkpoints import (
     choose,
     clear,
     damage,
-    newest_whole,
     rank_file,
     read_state,
     write_state,
@@ -168,7 +167,7 @@ def test_a_large_file_cut_anywhere_is_recognised(large, name, data):
     fewer = data.draw(st.one_of(st.integers(1, len(content)), st.integers(1, 600)))
     try:
         cut(large / name, len(content) - fewer)
-        assert damage(large) == f"{name} is cut short"
+        assert damage(large).startswith(f"{name} is cut short")
     finally:
         (large / name).write_bytes(content)
 
@@ -176,19 +175,23 @@ def test_a_large_file_cut_anywhere_is_recognised(large, name, data):
 @pytest.mark.parametrize(
     ("content", "phrase"),
     [
-        (b"\xff" * 64, "is cut short"),  # a header of 2^64 bytes: told without reading one of them
-        (b"\0" * 64, "has no valid header"),  # blocks that a power cut left empty
-        (b"\2\0\0\0\0\0\0\0[]", "has no valid header"),
-        (b'\7\0\0\0\0\0\0\0{"a":1}', "has no valid header"),
-        (b'\10\0\0\0\0\0\0\0{"a":{}}', "has no valid header"),
+        (b"\xff" * 64, "header too large"),  # a header of 2^64 bytes: found out without reading one of them
+        (b"\0" * 64, "invalid JSON in header"),  # blocks that a power cut left empty
+        (b"\2\0\0\0\0\0\0\0[]", "invalid JSON in header"),
+        (b'\7\0\0\0\0\0\0\0{"a":1}', "invalid JSON in header"),
+        (b'\10\0\0\0\0\0\0\0{"a":{}}', "invalid JSON in header"),
         (b"\2\0\0\0\0\0\0\0{}", None),  # no tensor: 8 bytes and 2
-        (b"\2\0\0\0\0\0\0\0{}!", "is longer than its header says"),
+        (b"\2\0\0\0\0\0\0\0{}!", "file not fully covered"),
     ],
 )
 def test_safetensors_are_held_against_their_header(tmp_path, content, phrase):
     (folder,) = saved(tmp_path, 1)
     (folder / "model.safetensors").write_bytes(content)
-    assert damage(folder) == (phrase and f"model.safetensors {phrase}")
+    found = damage(folder)
+    assert (found is None) == (phrase is None)
+    if found is not None:
+        assert found.startswith("model.safetensors is cut short or damaged (")
+        assert phrase in found
 
 
 @pytest.mark.parametrize(
@@ -254,13 +257,10 @@ def test_folders_and_dangling_links_are_no_files(tmp_path):
     assert damage(replaced) == f"{TRAINER_STATE} is missing"
 
 
-def test_a_state_of_version_1_is_whole_as_far_as_can_be_seen(tmp_path):
+def test_a_state_without_the_number_of_processes_is_damaged(tmp_path):
     (folder,) = saved(tmp_path, 1)
-    (folder / STATE_FILE).write_text('{"version": 1, "prompts": {}}')
-    (folder / rank_file(0)).unlink()
-    assert damage(folder) is None
-    cut(folder / "optimizer.pt", 100)
-    assert damage(folder) == "optimizer.pt is cut short"
+    write_state(folder, {"inside_rollout": False})
+    assert damage(folder) == f"{STATE_FILE} names no number of processes"
 
 
 def test_a_folder_that_does_not_exist_has_no_state(tmp_path):
@@ -340,30 +340,35 @@ def test_a_checkpoint_of_another_trainer_has_no_position(tmp_path):
 # -------------------------------------------------------------------------------------------------------------- choice
 
 
+def stopped_before_its_end(output_dir: Path, step: int) -> Path:
+    """A newer checkpoint that another has to stand in for."""
+    (folder,) = saved(output_dir, step)
+    (folder / TRAINER_STATE).unlink()
+    return folder
+
+
+def stopped_line(step: int, chosen: str) -> str:
+    return f"checkpoint-{step} is not whole ({TRAINER_STATE} is missing): resuming from {chosen}"
+
+
 def test_the_newest_is_that_of_the_highest_number_not_of_the_last_name(tmp_path):
     saved(tmp_path, 100, 20, 9)
-    assert newest_whole(tmp_path) == (tmp_path / "checkpoint-100", {})
+    asked = stopped_before_its_end(tmp_path, 300)
+    assert choose(asked) == (tmp_path / "checkpoint-100", [stopped_line(300, "checkpoint-100")])
 
 
 def test_of_each_newer_checkpoint_the_damage_is_told(tmp_path):
-    _, _, foreign, cut_short, stopped = saved(tmp_path, 10, 20, 30, 40, 50)
+    _, _, foreign, cut_short = saved(tmp_path, 10, 20, 30, 40)
     make_foreign(foreign)
     cut(cut_short / "optimizer.pt", 100)
-    (stopped / TRAINER_STATE).unlink()
-    newest, damages = newest_whole(tmp_path)
-    assert newest == tmp_path / "checkpoint-20"
-    assert list(damages.items()) == [
-        ("checkpoint-50", f"{TRAINER_STATE} is missing"),
-        ("checkpoint-40", "optimizer.pt is cut short"),
-        ("checkpoint-30", f"{STATE_FILE} is missing"),
-    ]
-
-
-def test_without_a_whole_checkpoint_there_is_no_newest(tmp_path):
-    assert newest_whole(tmp_path / "nowhere") == (None, {})
-    assert newest_whole(tmp_path) == (None, {})
-    (tmp_path / "checkpoint-1").mkdir()
-    assert newest_whole(tmp_path) == (None, {"checkpoint-1": f"{STATE_FILE} is missing"})
+    assert choose(stopped_before_its_end(tmp_path, 50)) == (
+        tmp_path / "checkpoint-20",
+        [
+            stopped_line(50, "checkpoint-20"),
+            "checkpoint-40 is not whole (optimizer.pt is cut short): resuming from checkpoint-20",
+            f"checkpoint-30 is not whole ({STATE_FILE} is missing): resuming from checkpoint-20",
+        ],
+    )
 
 
 def test_only_folders_named_checkpoint_and_a_number_are_checkpoints(tmp_path):
@@ -371,7 +376,7 @@ def test_only_folders_named_checkpoint_and_a_number_are_checkpoints(tmp_path):
     for name in ("checkpoint-abc", "checkpoint-", "checkpoint--2", "checkpoint-2-old", "my-checkpoint-2", "run"):
         save(tmp_path / name)
     (tmp_path / "checkpoint-10").write_text("a file")
-    assert newest_whole(tmp_path) == (folder, {})
+    assert choose(stopped_before_its_end(tmp_path, 20)) == (folder, [stopped_line(20, "checkpoint-1")])
 
 
 def test_a_whole_checkpoint_is_chosen_as_it_was_asked_for(tmp_path, monkeypatch):
@@ -403,7 +408,7 @@ def test_a_damaged_checkpoint_that_none_stands_in_for_is_refused(tmp_path, name)
     saved(tmp_path, 20)
     save(tmp_path / name)
     cut(tmp_path / name / "scheduler.pt", 10)
-    with pytest.raises(ValueError, match=rf"{name} is not whole \(scheduler.pt is cut short\).*start anew"):
+    with pytest.raises(ValueError, match=rf"{name} is not whole \(scheduler.pt is cut short\).*start a new run"):
         choose(tmp_path / name)
 
 

@@ -2,29 +2,12 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import LlamaForSequenceClassification
 
 from ppo_runs import WHOLE, ppo_args, ppo_trainer
-from tiny import conversational_dataset, parity_reward, plain_dataset, tiny_model, tiny_tokenizer
+from preferences import reward_adapter
+from tiny import conversational_dataset, parity_reward, plain_dataset, tiny_tokenizer
 from training import record_rollouts
 from trl_dapo.reward_model.adapter import AdapterReward
-
-
-def reward_adapter(folder, labels=1, task_type="SEQ_CLS", tokenizer=None):
-    """Saves a reward model with weights of its own on the base of `tiny_model`; returns it."""
-    base = tiny_model(tiny_tokenizer())
-    base.config.num_labels = labels
-    torch.manual_seed(3)
-    model = LlamaForSequenceClassification(base.config)
-    model.model.load_state_dict(base.model.state_dict())
-    config = LoraConfig(
-        r=2, target_modules=["q_proj", "o_proj"], task_type=task_type, init_lora_weights=False, lora_dropout=0.5
-    )
-    model = get_peft_model(model, config).eval()
-    model.save_pretrained(folder)
-    (tokenizer or tiny_tokenizer()).save_pretrained(folder)
-    return model
 
 
 @pytest.mark.parametrize("dataset", [plain_dataset, conversational_dataset])
@@ -65,7 +48,7 @@ def test_a_folder_that_is_no_reward_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has no adapter_config.json"):
         AdapterReward(str(tmp_path))
     reward_adapter(tmp_path / "two", labels=2)
-    with pytest.raises(ValueError, match="a head of 2 labels"):
+    with pytest.raises(ValueError, match=r"reward_adapter=.* has a head of num_labels=2"):
         AdapterReward(str(tmp_path / "two"))
     reward_adapter(tmp_path / "headless", task_type=None)
     with pytest.raises(ValueError, match=r"task_type=None"):

@@ -13,6 +13,7 @@ from typing import Any, Self
 from trl import GRPOConfig as HostConfig
 
 from ..grpo.config import GRPOConfig
+from ..host.promotion import with_defaults
 from ..host.required import required
 from .overlong import default_soft_punish_cache
 
@@ -291,13 +292,7 @@ class DAPOConfig(GRPOConfig):
         Fields with [`~trl.GRPOConfig`]'s default take DAPO's default. Fields that the user set stay, and so does the
         size of the rollout. A toggle that contradicts such a field is turned off.
         """
-        promoted = object.__new__(cls)
-        promoted.__dict__.update(vars(config))
-        # Copied, not constructed: the host's checks have rewritten fields into values that they would now reject
-        for own in fields(cls):
-            if own.name not in vars(config):
-                made = own.default_factory is not MISSING
-                setattr(promoted, own.name, own.default_factory() if made else own.default)
+        promoted = with_defaults(config, cls)
         promoted.__dict__.update(toggles_beside(vars(config)))
         for name in GOVERNED.values():
             if not _is_set(config, name):

@@ -1,7 +1,7 @@
 """
-`DPOConfig`: TRL's `DPOConfig`, with preference optimization that has no reference model.
+`DPOConfig`: TRL's `DPOConfig`, with preference optimization that needs no reference model.
 
-The invariant: with `reference_free=False` every field means what it means in TRL.
+With `reference_free=False`, every field means what it means in TRL.
 """
 
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ from trl import DPOConfig as HostConfig
 from ..qlora.precision import check_adapter_dtype
 
 
-# Losses of the difference within a pair, or of the chosen completion alone. The others compare one completion's
-# log-probability, or its mean, with a level that only the reference gives: `ipo` its target 1 / (2 beta), `nca_pair`,
-# `bco_pair`, `sppo_hard`, `apo_zero`, `apo_down` and `exo_pair` a distribution tilted from it, `aot` and
-# `aot_unpaired` the ratios of different prompts, which are not on one scale without it.
+# Losses that depend on the difference within a pair, or on the chosen completion alone. The others need a level that
+# only a reference provides: `ipo` for its target 1 / (2 beta); `nca_pair`, `bco_pair`, `sppo_hard`, `apo_zero`,
+# `apo_down` and `exo_pair` for the distribution that they tilt; `aot` and `aot_unpaired` because they compare ratios
+# of different prompts, which share no scale without it.
 REFERENCE_FREE_LOSSES = ("sigmoid", "hinge", "robust", "discopop", "sigmoid_norm", "sft")
 
 
@@ -27,26 +27,27 @@ class DPOConfig(HostConfig):
 
     Parameters:
         reference_free (`bool`, *optional*, defaults to `False`):
-            Leave the reference out: the reward of a completion is `beta * log pi(y|x)`, and no reference model is
-            loaded. For loss types whose meaning does not need a reference: `"sigmoid"`, `"hinge"`, `"robust"`,
+            Train without a reference: the reward of a completion is `beta * log pi(y|x)`, and no reference model is
+            loaded. Only for loss types that make sense without one: `"sigmoid"`, `"hinge"`, `"robust"`,
             `"discopop"`, `"sigmoid_norm"` and `"sft"`.
         adapter_dtype (`str`, *optional*, defaults to `"float32"`):
             Precision of the trainable parameters on a 4-bit or 8-bit base: `"float32"`, or `"bfloat16"` as in TRL,
-            which loses most updates at small learning rates.
+            which rounds away most updates at small learning rates.
     """
 
     reference_free: bool = field(
         default=False,
         metadata={
-            "help": "Leave the reference out: the reward of a completion is `beta * log pi(y|x)`, and no reference "
-            "model is loaded. For the loss types 'sigmoid', 'hinge', 'robust', 'discopop', 'sigmoid_norm' and 'sft'."
+            "help": "Train without a reference: the reward of a completion is `beta * log pi(y|x)`, and no reference "
+            "model is loaded. Only for the loss types 'sigmoid', 'hinge', 'robust', 'discopop', 'sigmoid_norm' and "
+            "'sft'."
         },
     )
     adapter_dtype: str = field(
         default="float32",
         metadata={
             "help": "Precision of the trainable parameters on a 4-bit or 8-bit base: 'float32', or 'bfloat16' as in "
-            "TRL, which loses most updates at small learning rates."
+            "TRL, which rounds away most updates at small learning rates."
         },
     )
 

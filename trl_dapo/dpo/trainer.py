@@ -1,9 +1,9 @@
 """
-`DPOTrainer`: TRL's `DPOTrainer`, also without a reference model.
+`DPOTrainer`: TRL's `DPOTrainer`, which can also train without a reference model.
 
-Where the reference is left out, its log-probabilities are zeros that the host finds in the batch, as if they had been
-precomputed; the loss is the host's in any case. The invariant: with `reference_free=False` training is the host's, bit
-for bit, but for the precision of adapters on a quantized base.
+The loss is always TRL's. Without a reference, TRL finds zeros in the batch as the reference's log-probabilities, as if
+they had been precomputed. With `reference_free=False`, training is TRL's bit for bit, except for the precision of
+adapters on a quantized base.
 """
 
 import copy
@@ -24,17 +24,17 @@ from ..qlora.precision import adapters_kept, set_adapter_dtype
 from .config import DPOConfig
 
 
-# Of a factor between 0 and 1: pairs below it teach next to nothing
+# The implicit advantage lies between 0 and 1. Pairs below this teach next to nothing
 SMALL_ADVANTAGE = 0.05
 
 
 class DPOTrainer(HostTrainer):
     """
-    [`~trl.DPOTrainer`] that can do without a reference, and logs how much its pairs have left to teach.
+    [`~trl.DPOTrainer`] that can train without a reference, and logs how much its pairs can still teach.
 
-    Takes what [`~trl.DPOTrainer`] takes, in the same order. Logs `implicit_advantage/mean` and
-    `implicit_advantage/frac_below_0.05` of `1 - sigmoid(delta)`, with `delta` the reward margin of a pair: the factor
-    of `beta` in the gradient of the sigmoid loss.
+    Takes the arguments of [`~trl.DPOTrainer`], in the same order. Logs `implicit_advantage/mean` and
+    `implicit_advantage/frac_below_0.05`. The implicit advantage of a pair is `1 - sigmoid(delta)`, with `delta` its
+    reward margin; the gradient of the sigmoid loss is proportional to it.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -42,13 +42,13 @@ class DPOTrainer(HostTrainer):
         ref_model ([`~transformers.PreTrainedModel`], *optional*):
             As for [`~trl.DPOTrainer`].
         args ([`DPOConfig`] or [`~trl.DPOConfig`], *optional*):
-            A [`~trl.DPOConfig`] gets the defaults of the fields that [`DPOConfig`] adds.
+            In a [`~trl.DPOConfig`], the fields that [`DPOConfig`] adds take their defaults.
         data_collator, train_dataset, eval_dataset, processing_class, compute_metrics, callbacks, optimizers,
         quantization_config, peft_config:
             As for [`~trl.DPOTrainer`].
 
     Raises:
-        `ValueError`: Where the datasets are not preferences, or `reference_free=True` comes with a `ref_model`.
+        `ValueError`: If the datasets are not preferences, or `reference_free=True` comes with a `ref_model`.
     """
 
     args: DPOConfig
@@ -71,7 +71,7 @@ class DPOTrainer(HostTrainer):
     ) -> None:
         check_host(HostTrainer)
         if train_dataset is not None:
-            first_row(train_dataset, "train")  # the host looks at it before it prepares the dataset
+            first_row(train_dataset, "train")  # the host reads it before it prepares the dataset
         args = None if args is None else promoted(args, DPOConfig)
         self.reference_free = args is not None and args.reference_free
         if args is not None and args.reference_free:
@@ -111,7 +111,7 @@ class DPOTrainer(HostTrainer):
         if self.reference_free:
             zeros_B = torch.zeros(len(inputs["input_ids"]) // 2, device=inputs["input_ids"].device)
             inputs = {**inputs, "ref_chosen_logps": zeros_B, "ref_rejected_logps": zeros_B}
-        # Only here: elsewhere it makes the host compute what it would then read from the batch
+        # Set during the loss only: at any other time it makes the host precompute log-probabilities
         precomputed = self.precompute_ref_logps
         self.precompute_ref_logps = precomputed or self.reference_free
         try:
@@ -137,10 +137,10 @@ class DPOTrainer(HostTrainer):
         metrics[f"implicit_advantage/frac_below_{SMALL_ADVANTAGE}"].append(small)
 
     def _drop_reference(self, adapters: set[str]) -> None:
-        # Set to spare the host a second model; nothing is precomputed
+        # It was set so that the host loads no second model; nothing is precomputed
         self.precompute_ref_logps = self.args.precompute_ref_log_probs = False
         if adapters and "ref" not in adapters and "ref" in self.model.peft_config:
-            # The host's copy of an adapter that was trained before
+            # The host copied the trained adapter of the model as its reference
             self.model.delete_adapter("ref")
 
     def _check_batch(self, inputs: dict[str, Any]) -> None:
@@ -153,18 +153,18 @@ class DPOTrainer(HostTrainer):
 
 
 def _without_reference(args: DPOConfig, ref_model: Any, has_adapter: bool) -> DPOConfig:
-    """The config under which the host loads no reference model."""
+    """A copy of the config with which the host loads no reference model."""
     if ref_model is not None:
-        raise ValueError("`ref_model` was given, and reference_free=True uses none. Leave out one of the two.")
+        raise ValueError("`ref_model` was given, and reference_free=True uses none. Leave one of the two out.")
     result = copy.copy(args)
-    # With an adapter there is none anyway, and the host would read the whole model to name what it precomputes
+    # With an adapter the host loads none anyway, and it would hash the whole model to name the precomputed values
     result.precompute_ref_log_probs = not has_adapter
     return result
 
 
 @contextmanager
 def _gathered_rows(accelerator: Any) -> Generator[list[torch.Tensor]]:
-    """The rows that are gathered over processes in the meantime, in order; numbers, which have no rows, are not."""
+    """Yields a list that collects, in order, the one-dimensional tensors gathered over processes inside the block."""
     rows: list[torch.Tensor] = []
     gather = accelerator.gather
 

@@ -1,21 +1,23 @@
 """
-Whether a checkpoint folder is whole, and which one a run resumes from after a kill at any moment.
+Whether a checkpoint folder is whole, and which folder a run resumes from after it was killed, at whatever moment.
 
-Reads lengths, tables of contents and JSON, never a tensor; knows neither torch nor trainers. The one invariant: the
-host writes `trainer_state.json` last, and the trainer removes an old one first. So a folder is whole only where that
-file is there, and every file beside it has its full length; what was deleted since is told by what remains.
+Only file lengths, headers and JSON are read, never a tensor. A save removes an old `trainer_state.json` first, and TRL
+writes the new one last. A folder is therefore whole if that file is there, every other file has its full length, and
+no file is missing that the others call for.
 
-Sub-folders, in which FSDP and DeepSpeed keep their shards, are not looked into. All processes write into one folder.
+Subfolders, in which FSDP and DeepSpeed keep their shards, are not looked into. All processes must write into the same
+folder.
 """
 
 import json
-import math
 import os
 import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 
 STATE_FILE = "dapo_state.json"
@@ -28,26 +30,29 @@ _NUMBERED_SHARD = re.compile(r"-\d+-of-\d+\.")
 
 
 def rank_file(index: int | str) -> str:
-    """Returns the name of the file that the process of this index writes."""
+    """Returns the name of the file that the process with this index writes."""
     return f"dapo_rank_{index}.pt"
 
 
 def damage(folder: Path) -> str | None:
     """
-    Returns why a run cannot resume from a folder, such as "optimizer.pt is cut short", or `None` where it is whole.
+    Returns why a run cannot resume from a folder, such as "optimizer.pt is cut short", or `None` if it is whole.
 
-    What `save_only_model` leaves out (optimizer, scheduler, RNG states) is missing only where a part of it is there.
-    Where the state file has no number of processes, as in version 1, the files of the processes are not looked for.
+    Optimizer, scheduler and RNG states, which `save_only_model` leaves out, count as missing only if some of them are
+    there.
     """
     for name in (STATE_FILE, _TRAINER_STATE):
         if not (folder / name).is_file():
             return f"{name} is missing"
-    # A link to nothing is no file, so it counts as missing
+    # A dangling link is no file, so it counts as missing
     files = sorted(path for path in folder.iterdir() if path.is_file())
     for path in files:
         if found := _file_damage(path):
             return f"{path.name} {found}"
-    missing = next(_missing(folder, {path.name for path in files}), None)
+    processes = _json(folder / STATE_FILE).get("processes")
+    if not isinstance(processes, int):
+        return f"{STATE_FILE} names no number of processes"
+    missing = next(_missing(folder, {path.name for path in files}, processes), None)
     return None if missing is None else f"{missing} is missing"
 
 
@@ -56,15 +61,15 @@ def read_state(folder: Path) -> dict[str, Any]:
     Returns what [`write_state`] wrote.
 
     Raises:
-        `ValueError`: Where the folder has no state file, so another trainer wrote it; where the file is not a JSON
-            object; where its version is not the one that this code reads.
+        `ValueError`: If the folder has no state file, so that another trainer wrote it; if the file is not a JSON
+            object; if its version is not the one that this code reads.
     """
     path = folder / STATE_FILE
     if not path.is_file():
         raise ValueError(
             f"{folder} has no {STATE_FILE}: it was not written by DAPOTrainer but, for example, by TRL's GRPOTrainer, "
-            "so its position in the data and in the rollout is unknown. Start anew from its weights: pass the folder "
-            "as `model`, without `resume_from_checkpoint`."
+            "so its position in the data and in the rollout is unknown. Start a new run from its weights: pass the "
+            "folder as `model`, without `resume_from_checkpoint`."
         )
     if found := _file_damage(path):
         raise ValueError(f"{path} {found}. Resume from another checkpoint.")
@@ -78,7 +83,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def clear(folder: Path) -> None:
-    """Makes the folder, and removes from it what an earlier run left and a new save may not overwrite in full."""
+    """Creates the folder, and removes files of an earlier save that a new one might not overwrite."""
     folder.mkdir(parents=True, exist_ok=True)
     for pattern in (_TRAINER_STATE, rank_file("*"), "rng_state*.pth"):
         for path in folder.glob(pattern):
@@ -87,13 +92,13 @@ def clear(folder: Path) -> None:
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
     """
-    Writes the state and its version into an existing folder, in one step: a kill leaves the old file or the new one.
+    Writes the state and its version into an existing folder, atomically: a kill leaves the old file or the new one.
 
     Raises:
-        `TypeError`: Where the state is not JSON; nothing is written then.
+        `TypeError`: If the state is not JSON. Nothing is written then.
     """
     text = json.dumps({**state, "version": STATE_VERSION})
-    # Not `.json`: what a kill leaves of it must not count as a damaged file
+    # Not named `.json`: if a kill leaves half of it behind, it must not count as a damaged file
     temporary = folder / f"{STATE_FILE}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -102,24 +107,17 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
     os.replace(temporary, folder / STATE_FILE)
 
 
-def newest_whole(output_dir: Path) -> tuple[Path | None, dict[str, str]]:
-    """
-    Returns the whole folder `checkpoint-<number>` of the highest number, or `None` where there is none, and of each
-    newer one its damage, by folder name from the newest.
-    """
-    return _newest_whole(output_dir, below=math.inf)
-
-
 def choose(requested: str | Path) -> tuple[Path, list[str]]:
     """
-    Returns the folder to resume from when asked for one, and lines that say why it is another.
+    Returns the folder to resume from, and, if that is not the requested one, lines that say why.
 
-    It is the folder itself where it is whole, else the newest whole `checkpoint-<number>` of a lower number beside it.
+    A whole folder is returned as it is. For a damaged one, it is the newest whole `checkpoint-<number>` beside it with
+    a lower number.
 
     Raises:
-        `FileNotFoundError`: Where there is no such folder.
-        `ValueError`: Where the folder is another trainer's, see [`read_state`]: none of ours stands in for it. Where
-            it is damaged and no older one beside it is whole.
+        `FileNotFoundError`: If there is no such folder.
+        `ValueError`: If the folder is another trainer's, see [`read_state`], which none of ours can replace; if it is
+            damaged and no older one beside it is whole.
     """
     folder = Path(requested)
     if not folder.is_dir():
@@ -129,14 +127,14 @@ def choose(requested: str | Path) -> tuple[Path, list[str]]:
         return folder, []
     if not (folder / STATE_FILE).is_file() and (folder / _TRAINER_STATE).is_file():
         read_state(folder)  # raises
-    # Resolved, so that `.` and a link to the latest checkpoint have a number and neighbours
+    # Resolved, because `.` and a link to the latest checkpoint have neither a number nor neighbours
     resolved = folder.resolve()
     older, damages = _newest_whole(resolved.parent, below=_number(resolved) or 0)
     if older is None:
         raise ValueError(
-            f"{folder} is not whole ({found}), and beside it is no whole checkpoint-<number> of a lower number. "
-            "Resume from another checkpoint, or start anew without `resume_from_checkpoint`. With several nodes, "
-            "`output_dir` must be on storage that all of them see."
+            f"{folder} is not whole ({found}), and there is no whole checkpoint-<number> with a lower number beside "
+            "it. Resume from another checkpoint, or start a new run without `resume_from_checkpoint`. With several "
+            "nodes, `output_dir` must be on storage that all of them see."
         )
     damages = {resolved.name: found, **damages}
     return older, [f"{name} is not whole ({why}): resuming from {older.name}" for name, why in damages.items()]
@@ -147,8 +145,8 @@ def _number(folder: Path) -> int | None:
     return int(match[1]) if match and folder.is_dir() else None
 
 
-def _newest_whole(output_dir: Path, below: float) -> tuple[Path | None, dict[str, str]]:
-    numbered = [(_number(path), path) for path in output_dir.iterdir()] if output_dir.is_dir() else []
+def _newest_whole(output_dir: Path, below: int) -> tuple[Path | None, dict[str, str]]:
+    numbered = [(_number(path), path) for path in output_dir.iterdir()]
     damages: dict[str, str] = {}
     for _, folder in sorted(((n, path) for n, path in numbered if n is not None and n < below), reverse=True):
         found = damage(folder)
@@ -168,7 +166,7 @@ def _file_damage(path: Path) -> str | None:
     if path.suffix == ".safetensors":
         return _safetensors_damage(path)
     if path.suffix in (".pt", ".pth", ".bin"):
-        # A zip archive, as `torch.save` writes it, has its table of contents at the end
+        # `torch.save` writes a zip archive, which has its table of contents at the end
         try:
             zipfile.ZipFile(path).close()
         except zipfile.BadZipFile:
@@ -189,32 +187,21 @@ def _json_damage(path: Path) -> str | None:
 
 
 def _safetensors_damage(path: Path) -> str | None:
-    """The format: 8 bytes that hold the header's length, the header in JSON, the tensors without a gap."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        # Before reading: a damaged length may be one that no memory holds
-        if 8 + length > size:
-            return "is cut short"
-        try:
-            header = json.loads(file.read(length))
-            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-            expected = 8 + length + max(ends, default=0)
-        except (ValueError, TypeError, LookupError, AttributeError):
-            return "has no valid header"
-    if size == expected:
-        return None
-    return "is cut short" if size < expected else "is longer than its header says"
+    try:
+        # Opening reads the header and compares the file's length with it; no tensor is loaded
+        with safe_open(path, framework="numpy"):
+            return None
+    except SafetensorError as error:
+        return f"is cut short or damaged ({str(error).removeprefix('Error while deserializing header: ')})"
 
 
-def _missing(folder: Path, names: set[str]) -> Iterator[str]:
-    """What is not there, though the state or a file that is there says that it was saved."""
+def _missing(folder: Path, names: set[str], processes: int) -> Iterator[str]:
+    """Files that are missing, although the state or another file shows that they were saved."""
     sub_folders = any(path.is_dir() for path in folder.iterdir())
-    processes = _json(folder / STATE_FILE).get("processes")
-    ranks = range(processes) if isinstance(processes, int) else ()
+    ranks = range(processes)
     yield from (rank_file(index) for index in ranks if rank_file(index) not in names)
 
-    # The host leaves an optimizer that is not there as it is, and says nothing
+    # Without an optimizer file the host resumes with a fresh optimizer, and does not say so
     if any(name.startswith(("optimizer", "scheduler.", "rng_state")) for name in names):
         expected = ["rng_state.pth"] if processes == 1 else [f"rng_state_{index}.pth" for index in ranks]
         if not sub_folders:

@@ -1,8 +1,9 @@
 """
-What the train dataloader fetches: each row once per rollout, or none.
+Datasets for the train dataloader that fetch each row once per rollout, or not at all.
 
-TRL's loader serves the rows of a whole rollout anew at every accumulation step of it, and only the first of them reads
-them. The invariant: batches are as many and as long as TRL's, and the one that is read has the dataset's rows.
+TRL's loader fetches the rows of the whole rollout again at each of its accumulation steps, but only the first step
+reads them. These datasets change neither the number nor the size of the batches, and the batch that is read has the
+same rows.
 """
 
 from typing import Any
@@ -12,14 +13,14 @@ from torch.utils.data import Dataset
 
 class FetchedOnce(Dataset):
     """
-    A dataset that is asked for the same rows several times in a row, and fetches them the first time.
+    A dataset for a loader that asks for the same rows several times running; they are fetched the first time.
 
     Args:
         dataset (`Any`):
             Rows by number; several at once if it has `__getitems__`.
         times (`int`):
-            How often the same rows are asked for. Then they are fetched anew, since whoever read them may have changed
-            what is in them.
+            How often the same rows are asked for. After that they are fetched again, since their reader may have
+            changed their content.
     """
 
     def __init__(self, dataset: Any, times: int) -> None:
@@ -44,7 +45,7 @@ class FetchedOnce(Dataset):
 
 
 class EmptyRows(Dataset):
-    """Rows without content: for a loader whose batches are counted and never read."""
+    """Rows without content, for a loader whose batches are counted but never read."""
 
     def __init__(self, length: int) -> None:
         self._length = length

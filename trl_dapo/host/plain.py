@@ -1,5 +1,5 @@
 """
-Values that can be saved and loaded again without running code: what may enter a checkpoint of ours.
+Values that can be saved and loaded again without running code. Only these go into the checkpoints of this package.
 """
 
 from typing import Any
@@ -8,8 +8,8 @@ import torch
 
 
 def is_plain(value: Any) -> bool:
-    """Returns whether a value consists of numbers, text, tensors and containers of them, which load without code."""
-    # Subclasses are named by their class in a file, which is code to be imported
+    """Returns whether a value consists only of numbers, text, tensors, and containers of these."""
+    # Exact types: a file refers to a subclass by its name, so loading it would import code
     if type(value) is dict:
         return all(is_plain(key) and is_plain(item) for key, item in value.items())
     if type(value) in (list, tuple):

@@ -1,7 +1,7 @@
 """
-Whether preferences are what a trainer of TRL's can learn from: rows before it tokenizes them, token ids after.
+Checks that TRL's trainers can learn from a dataset of preferences: its rows before tokenization, token ids after it.
 
-Knows neither tokenizers nor trainers. The invariant: what passes is returned as it was, row by row.
+Rows that pass are not changed. Knows neither tokenizers nor trainers.
 """
 
 import math
@@ -19,10 +19,10 @@ def checked_preferences(
     dataset: Dataset | IterableDataset, name: str, tokenized: bool = False
 ) -> Dataset | IterableDataset:
     """
-    Returns a dataset of preferences; a stream is returned so that each row is looked at when it is read.
+    Returns the dataset of preferences after checking its rows; the rows of a stream are checked when they are read.
 
-    An empty text is a completion that ends at once, and is fine: the host adds an EOS token. An empty list, of
-    messages or of tokens, is not.
+    An empty text is allowed: it is a completion that ends at once, because the host adds an EOS token. An empty list,
+    of messages or of tokens, is not.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
@@ -30,11 +30,11 @@ def checked_preferences(
         name (`str`):
             What the error calls it, e.g. `"train"`.
         tokenized (`bool`, *optional*, defaults to `False`):
-            Whether `chosen_ids` and `rejected_ids` are taken instead.
+            Whether `chosen_ids` and `rejected_ids` are accepted instead.
 
     Raises:
-        `ValueError`: Where it has no rows, lacks a column, or has a row without a completion, of two formats at once,
-            or with a `margin` that is not finite.
+        `ValueError`: If it has no rows, lacks a column, or has a row without a completion, with text and messages
+            mixed, or with a `margin` that is not finite.
     """
     first = first_row(dataset, name)
     columns = TOKEN_COLUMNS if tokenized and set(TOKEN_COLUMNS) <= set(first) else TEXT_COLUMNS
@@ -43,7 +43,7 @@ def checked_preferences(
         also = f", or {list(TOKEN_COLUMNS)} if it is tokenized" if tokenized else ""
         raise ValueError(
             f"The {name} dataset has no column {missing[0]!r}; its columns are {sorted(first)}. A dataset of "
-            f"preferences has {list(TEXT_COLUMNS)} (and mostly 'prompt'){also}. Rename its columns."
+            f"preferences has {list(TEXT_COLUMNS)} (and usually 'prompt'){also}. Rename its columns."
         )
 
     def checked(row: dict[str, Any], index: int) -> dict[str, Any]:
@@ -53,22 +53,22 @@ def checked_preferences(
 
     if isinstance(dataset, IterableDataset):
         return dataset.map(checked, with_indices=True)
-    looked_at = [column for column in ("prompt", *columns, "margin") if column in first]
-    for index, row in enumerate(dataset.select_columns(looked_at)):
+    relevant = [column for column in ("prompt", *columns, "margin") if column in first]
+    for index, row in enumerate(dataset.select_columns(relevant)):
         checked(row, index)
     return dataset
 
 
 def first_row(dataset: Dataset | IterableDataset, name: str) -> dict[str, Any]:
-    """Returns the first row of a dataset; raises `ValueError` where it has none."""
+    """Returns the first row of a dataset; raises `ValueError` if it has none."""
     first = next(iter(dataset), None)
     if first is None:
-        raise ValueError(f"The {name} dataset has no rows.")
+        raise ValueError(f"The {name} dataset has no rows. Pass one with at least one pair.")
     return first
 
 
 def check_token_ids(input_ids: torch.Tensor, vocab_size: int) -> None:
-    """Raises `ValueError` where a model of `vocab_size` embeddings has none for an id; any shape, never empty."""
+    """Raises `ValueError` if a model with `vocab_size` embeddings has none for an id. Any shape, but not empty."""
     highest = int(input_ids.max())
     if highest >= vocab_size:
         raise ValueError(
@@ -87,7 +87,7 @@ def _flaw(row: dict[str, Any], columns: tuple[str, ...]) -> str | None:
     formats = ("prompt", *columns) if columns == TEXT_COLUMNS else ()
     kinds = {type(row[column]).__name__ for column in formats if column in row}
     if len(kinds) > 1:
-        return f"'prompt' and completions are text in one and messages in another ({sorted(kinds)}). Use one format."
+        return f"'prompt' and completions mix text and messages ({sorted(kinds)}). Use one format."
     margin = row.get("margin", 0.0)
     if margin is None or not math.isfinite(margin):
         return f"'margin' is {margin!r}, and must be a finite number. Fill it or remove the row."

@@ -1,10 +1,9 @@
 """
-Which precision the trainable parameters of a quantized model have.
+The precision of the trainable parameters of a quantized model.
 
-On 4-bit and 8-bit bases TRL casts every trainable parameter to bfloat16, whatever `bf16` says. A bfloat16 has 8 bits
-of significand, so that an update below 1/256 of a weight is lost; at a learning rate of 1e-6 that is nearly all of
-them. Here adapters and heads stay float32. Knows no trainer. The invariant: a model that is not quantized is left
-alone.
+On 4-bit and 8-bit bases, TRL casts every trainable parameter to bfloat16, whatever `bf16` says. A bfloat16 has 8 bits
+of significand, so an update below 1/256 of a weight is rounded away; at a learning rate of 1e-6, nearly all of them
+are. Here adapters and heads stay in float32. Models that are not quantized are left as they are. Knows no trainer.
 """
 
 from collections.abc import Generator
@@ -17,27 +16,27 @@ from torch import nn
 
 ADAPTER_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-# DoRA's magnitudes move by less than bfloat16 can tell apart, so the host leaves them in float32 too
+# DoRA's magnitudes change by less than bfloat16 can resolve, so the host leaves them in float32 too
 ALWAYS_FLOAT32 = "lora_magnitude_vector"
 
 
 def is_quantized(model: Any) -> bool:
     """Returns whether the base of a model holds 4-bit or 8-bit weights of bitsandbytes."""
-    # Only a quantized model has these
+    # Only quantized models have these attributes
     return bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False))
 
 
 def check_adapter_dtype(dtype_name: str) -> None:
-    """Raises `ValueError` for a name that [`set_adapter_dtype`] does not take."""
+    """Raises `ValueError` for a name that [`set_adapter_dtype`] does not accept."""
     if dtype_name not in ADAPTER_DTYPES:
         raise ValueError(f"`adapter_dtype` must be one of {list(ADAPTER_DTYPES)}, got {dtype_name!r}.")
 
 
 def set_adapter_dtype(model: nn.Module, dtype_name: str = "float32") -> None:
     """
-    Casts the trainable floating-point parameters of a quantized model in place, and lets its heads take any input.
+    Casts the trainable floating-point parameters of a quantized model in place, and lets its heads accept any dtype.
 
-    Call it before the optimizer is made. A model that is not quantized is left alone.
+    Call it before the optimizer is created. A model that is not quantized is left as it is.
 
     Args:
         model (`nn.Module`):
@@ -46,7 +45,7 @@ def set_adapter_dtype(model: nn.Module, dtype_name: str = "float32") -> None:
             `"float32"`, or `"bfloat16"` as in TRL.
 
     Raises:
-        `ValueError`: Where `dtype_name` is neither.
+        `ValueError`: If `dtype_name` is neither.
     """
     check_adapter_dtype(dtype_name)
     if not is_quantized(model):
@@ -55,7 +54,7 @@ def set_adapter_dtype(model: nn.Module, dtype_name: str = "float32") -> None:
         if parameter.requires_grad and parameter.is_floating_point() and ALWAYS_FLOAT32 not in name:
             parameter.data = parameter.data.to(ADAPTER_DTYPES[dtype_name])
     for name, module in model.named_modules():
-        # Layers of LoRA cast their own input
+        # LoRA layers cast their input themselves
         if isinstance(module, nn.Linear) and module.weight.requires_grad and "lora_" not in name:
             takes_any_float(module)
 
@@ -73,10 +72,10 @@ def _cast_to_weight(module: nn.Linear, inputs: tuple[torch.Tensor, ...]) -> tupl
 @contextmanager
 def adapters_kept(model: Any) -> Generator[None]:
     """
-    Gives the trainable parameters of a quantized model the values back that they had on entering.
+    Restores, on leaving, the values that the trainable parameters of a quantized model had on entering.
 
-    A constructor of TRL rounds a trained adapter, passed as part of its model, to bfloat16; casting it back does not
-    bring the lost digits back. Anything but a quantized model, such as the name of one, is left alone.
+    TRL's constructors round the adapter of a model that already has one to bfloat16, and casting it back to float32
+    would not restore the lost digits. Anything but a quantized model, such as a model's name, is left as it is.
     """
     if not (isinstance(model, nn.Module) and is_quantized(model)):
         yield

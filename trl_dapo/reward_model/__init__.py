@@ -1,1 +1,1 @@
-"""Reward models: `RewardTrainer` that makes one, `RewardModelFunction` that scores with it."""
+"""Reward models: `RewardTrainer` trains one, `RewardModelFunction` scores with it in any online trainer."""

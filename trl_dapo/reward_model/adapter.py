@@ -1,48 +1,55 @@
 """
-A reward model that is one more adapter on the policy's own base, as a reward function.
+A reward function whose reward model is one more adapter on the policy's own base.
 
-The adapter is one for sequence classification with one label, trained by [`RewardTrainer`] on the same base. It costs
-the memory of a LoRA instead of that of a model. The invariant: after a call the active adapter is the one of before.
+The adapter is for sequence classification with one label, trained by [`RewardTrainer`] on the same base. It takes the
+memory of a LoRA instead of that of a second model. After a call, the adapter that was active before it is active
+again.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.utils.constants import SAFETENSORS_WEIGHTS_NAME
-from safetensors import safe_open
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import use_adapter
 
-from ..packing.bins import chunks
+from .folders import ADAPTER_CONFIG, check_adapter, check_same_ids
+from .scoring import padded, padding_id, rewards_in_chunks, token_ids
 
 
 REWARD_ADAPTER = "reward"
+
+# What PPO's critic calls the head that it adds to the policy's base
+_HEAD_NAME = "score"
 
 
 class AdapterReward:
     """
     Reward function that scores completions with an adapter on the policy's base.
 
-    Text is put together and tokenized as [`RewardTrainer`] does it: prompt, completion and end token, or the chat
-    template over both.
+    Prompt and completion are put together and tokenized as [`RewardTrainer`] does it.
 
     Args:
         folder (`str`):
             What [`RewardTrainer`] saved.
 
     Raises:
-        `ValueError`: Where the folder is no reward adapter with a head.
+        `ValueError`: If the folder holds no reward adapter with a head.
     """
 
     def __init__(self, folder: str) -> None:
         self.__name__ = "reward_adapter"
-        self._folder = folder
+        self._folder, self._called = folder, f"reward_adapter={folder!r}"
         self._model: Any = None
-        _check_folder(Path(folder))
+        for name in (ADAPTER_CONFIG, SAFETENSORS_WEIGHTS_NAME):
+            if not (Path(folder) / name).is_file():
+                raise ValueError(
+                    f"{self._called} has no {name}. Give the folder of an adapter that RewardTrainer saved."
+                )
+        check_adapter(folder, self._called, (_HEAD_NAME,))
 
     def attach(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, rows_at_once: int) -> None:
         """
@@ -57,73 +64,28 @@ class AdapterReward:
                 Rows that go through the model together.
 
         Raises:
-            `ValueError`: Where the adapter was trained with another tokenizer.
+            `ValueError`: If the adapter was trained with another tokenizer.
         """
-        if (Path(self._folder) / "tokenizer.json").is_file():
-            own: Any = AutoTokenizer.from_pretrained(self._folder)
-            _check_tokenizer(own, tokenizer, self._folder)
+        check_same_ids(self._folder, self._called, tokenizer)
         training = model.training
         model.load_adapter(self._folder, REWARD_ADAPTER, is_trainable=False)
         for name, module in model.named_modules():
             if isinstance(module, nn.Dropout) and name.endswith(f".{REWARD_ADAPTER}"):
-                module.p = 0.0  # the model stays in train mode
+                module.p = 0.0  # the policy may be in training mode when rewards are computed
         model.train(training)
         self._model, self._tokenizer, self._rows_at_once = model, tokenizer, rows_at_once
 
     def __call__(self, prompts: list, completions: list, **kwargs: Any) -> list[float]:
         """Returns the reward of each completion, in order."""
-        rows = [self._token_ids(*texts) for texts in zip(prompts, completions, strict=True)]
-        rewards_B = torch.empty(len(rows))
+        rows = [token_ids(self._tokenizer, *texts, self._called) for texts in zip(prompts, completions, strict=True)]
         with torch.no_grad(), use_adapter(self._model, REWARD_ADAPTER):
-            for chunk in chunks([len(row) for row in rows], self._rows_at_once):
-                rewards_B[chunk] = self._scores([rows[row] for row in chunk])
-        return rewards_B.tolist()
+            return rewards_in_chunks(rows, self._rows_at_once, self._forward).tolist()
 
-    def _token_ids(self, prompt: Any, completion: Any) -> list[int]:
-        if isinstance(prompt, list):
-            messages = [*prompt, *completion]
-            found: Any = self._tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
-            return found["input_ids"]
-        text, end = f"{prompt}{completion}", str(self._tokenizer.eos_token)
-        return self._tokenizer(text if text.endswith(end) else text + end)["input_ids"]
-
-    def _scores(self, rows: list[list[int]]) -> torch.Tensor:
-        base, longest, device = self._model.get_base_model(), max(map(len, rows)), self._model.device
-        pad = self._tokenizer.pad_token_id
-        # Padded on the right: the causal mask alone keeps padding out of sight of the last token
-        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
-        hidden = base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        last = torch.tensor([len(row) - 1 for row in rows], device=device)
-        return base.score(hidden[torch.arange(len(rows), device=device), last].float()).squeeze(1).cpu()
-
-
-def _check_folder(folder: Path) -> None:
-    wanted = "Give the folder of an adapter that RewardTrainer saved."
-    if not (folder / "adapter_config.json").is_file():
-        raise ValueError(f"reward_adapter={str(folder)!r} has no adapter_config.json. {wanted}")
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    if config.get("task_type") != "SEQ_CLS":
-        raise ValueError(
-            f"reward_adapter={str(folder)!r} has task_type={config.get('task_type')!r}, and a reward model has "
-            f"'SEQ_CLS'. {wanted}"
-        )
-    if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
-        raise ValueError(f"reward_adapter={str(folder)!r} has no {SAFETENSORS_WEIGHTS_NAME}. {wanted}")
-    with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
-        heads = {name: file.get_slice(name).get_shape() for name in file.keys() if name.endswith("score.weight")}  # noqa: SIM118
-    shapes = list(heads.values())
-    if len(shapes) != 1 or shapes[0][0] != 1:
-        found = "no head `score`" if not shapes else f"a head of {shapes[0][0]} labels"
-        raise ValueError(
-            f"reward_adapter={str(folder)!r} has {found}, and a reward is one number. Train it with num_labels=1 and "
-            "a saved head, as RewardTrainer does."
-        )
-
-
-def _check_tokenizer(own: PreTrainedTokenizerBase, policys: PreTrainedTokenizerBase, folder: str) -> None:
-    if own.get_vocab() != policys.get_vocab():
-        raise ValueError(
-            f"reward_adapter={folder!r} was trained with another tokenizer than the policy's: one base reads the same "
-            "ids. Use it as a reward model of its own, with RewardModelFunction, or train one with this tokenizer."
-        )
+    def _forward(self, rows: list[list[int]]) -> torch.Tensor:
+        base = self._model.get_base_model()
+        batch = padded(rows, padding_id(self._tokenizer), self._model.device)
+        # Not the model's own forward, which is that of a language model
+        outputs = base.base_model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+        last_B = batch.attention_mask.sum(dim=1) - 1
+        hidden = outputs.last_hidden_state[torch.arange(len(rows), device=last_B.device), last_B]
+        return base.score(hidden.float()).squeeze(1)

@@ -1,8 +1,8 @@
 """
-How far the rewards of pairs can be trusted: calibration, ties, and what length has to do with them.
+How far the rewards of pairs can be trusted: calibration, ties, and the influence of length.
 
-Pure. A pair's margin is `r(x, y+) - r(x, y-)`, and `sigmoid(margin)` is the probability that a Bradley-Terry model
-gives to the preference in the data. The invariant: nothing here hangs on how rewards are shifted, all alike.
+Pure functions. A pair's margin is `r(x, y+) - r(x, y-)`, and `sigmoid(margin)` is the probability that a Bradley-Terry
+model gives to the preference in the data. Adding the same number to all rewards changes no result.
 """
 
 import math
@@ -19,12 +19,12 @@ def expected_calibration_error(margins_B: torch.Tensor, bins: int = 10) -> float
         ECE = sum_b n_b / N * |accuracy_b - confidence_b|
 
     over `bins` bins of equal width from 0.5 to 1 (Guo et al. 2017, https://huggingface.co/papers/1706.04599, Eq. 3).
-    Which completion is chosen is known, so the plain probability `sigmoid(margin)` has no wrong outcomes to be
-    calibrated against; confidence in a choice has.
+    The confidence is that of the model's choice, which can be right or wrong. `sigmoid(margin)` could not be
+    calibrated: it is the probability of the preference in the data, and that is always the outcome.
 
     Args:
         margins_B (`torch.Tensor`):
-            Margins of pairs, shape `(B,)`. A margin of 0 is a choice by coin: confidence 0.5, half right.
+            Margins of pairs, shape `(B,)`. A margin of 0 is a coin flip: confidence 0.5, half right.
         bins (`int`, *optional*, defaults to `10`):
             Number of bins.
     """
@@ -43,13 +43,17 @@ def brier_score(margins_B: torch.Tensor) -> float:
     r"""
     Returns the Brier score `mean((1 - sigmoid(margin))**2)`, from 0 to 1; NaN without pairs.
 
-    0.25 is what a model that always says one half gets. Args: margins of pairs, shape `(B,)`.
+    A model that always says one half has 0.25.
+
+    Args:
+        margins_B (`torch.Tensor`):
+            Margins of pairs, shape `(B,)`.
     """
     return torch.sigmoid(-margins_B.double()).square().mean().item()
 
 
 def pearson_correlation(x_B: torch.Tensor, y_B: torch.Tensor) -> float:
-    """Returns Pearson's correlation of two tensors of shape `(B,)`; NaN where one of them does not vary."""
+    """Returns Pearson's correlation of two tensors of shape `(B,)`; NaN if one of them does not vary."""
     x_B, y_B = x_B.double(), y_B.double()
     if len(x_B) < 2 or x_B.min() == x_B.max() or y_B.min() == y_B.max():
         return math.nan
@@ -58,13 +62,13 @@ def pearson_correlation(x_B: torch.Tensor, y_B: torch.Tensor) -> float:
 
 def pair_metrics(rewards_B2: torch.Tensor, lengths_B2: torch.Tensor) -> dict[str, float]:
     """
-    Returns what a reward trainer logs of its pairs besides TRL's `accuracy` and `margin`; NaN where nothing counts.
+    Returns what a reward trainer logs besides TRL's `accuracy` and `margin`; NaN for a metric without any pairs.
 
     - `calibration_error`, `brier_score`: see the functions of this module.
-    - `ties`: share of the pairs with equal rewards, which `accuracy` counts as wrong.
-    - `accuracy_chosen_longer`, `accuracy_chosen_shorter`: accuracy where the chosen completion has more, or fewer,
-      tokens. A model that has learnt length alone has 1 and 0.
-    - `reward_length_correlation`: of all completions.
+    - `ties`: share of pairs with equal rewards, which `accuracy` counts as wrong.
+    - `accuracy_chosen_longer`, `accuracy_chosen_shorter`: accuracy on pairs whose chosen completion has more, or
+      fewer, tokens. They are 1 and 0 for a model that has learnt nothing but length.
+    - `reward_length_correlation`: over all completions.
 
     Args:
         rewards_B2 (`torch.Tensor`):

@@ -1,7 +1,7 @@
 """
-`RewardConfig`: TRL's `RewardConfig` and the precision of adapters, with what is saved beside the weights.
+`RewardConfig`: TRL's `RewardConfig`, with the precision of adapters and the statistics saved beside the weights.
 
-The invariant: every field of TRL's keeps TRL's default.
+Every field of TRL keeps TRL's default.
 """
 
 from dataclasses import dataclass, field
@@ -21,24 +21,24 @@ class RewardConfig(HostConfig):
     Parameters:
         adapter_dtype (`str`, *optional*, defaults to `"float32"`):
             Precision of the trainable parameters on a 4-bit or 8-bit base: `"float32"`, or `"bfloat16"` as in TRL,
-            which loses most updates at small learning rates.
+            which rounds away most updates at small learning rates.
         statistics_window (`int`, *optional*, defaults to `1024`):
-            The mean and standard deviation of the rewards that are saved with the model weigh all rewards before the
-            last ones as this many rows.
+            In the mean and standard deviation of the rewards that are saved with the model, earlier rewards count as
+            at most this many rows, so those from early in training fade.
     """
 
     adapter_dtype: str = field(
         default="float32",
         metadata={
             "help": "Precision of the trainable parameters on a 4-bit or 8-bit base: 'float32', or 'bfloat16' as in "
-            "TRL, which loses most updates at small learning rates."
+            "TRL, which rounds away most updates at small learning rates."
         },
     )
     statistics_window: int = field(
         default=1024,
         metadata={
-            "help": "The mean and standard deviation of the rewards that are saved with the model weigh all rewards "
-            "before the last ones as this many rows."
+            "help": "In the mean and standard deviation of the rewards that are saved with the model, earlier rewards "
+            "count as at most this many rows, so those from early in training fade."
         },
     )
 

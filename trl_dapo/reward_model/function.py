@@ -1,70 +1,71 @@
 """
-Reward models as reward functions, for any online trainer of TRL's.
+Reward models as reward functions, for any of TRL's online trainers.
 
-TRL scores the whole generation batch at once with a model that must fit beside the policy; here it is scored in
-chunks, from 4-bit weights or adapters if asked for, normalised, clipped, and by several models together. The
-invariant: a completion's reward hangs on its prompt and its text alone, whatever else is in the batch.
+TRL scores the whole generation batch at once, with a full model beside the policy. Here it is scored in chunks, with
+4-bit weights or adapters if you like, by one reward model or several; rewards can be normalised and clipped. The
+reward of a completion depends on its prompt and its text alone, not on what else is in the batch.
 """
 
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..packing.bins import chunks
-from .loading import Loaded, LoadSettings, adapter_base, load
+from .folders import adapter_base, folder_tokenizer
+from .loading import Loaded, LoadSettings, load
+from .scoring import Text, padded, padding_id, rewards_in_chunks, token_ids
 from .statistics import STATISTICS_FILE, RewardStatistics
 
 
 logger = get_logger(__name__)
 
-Text = str | list[dict[str, Any]]
-
 
 class RewardModelFunction:
     r"""
-    A reward function that asks reward models: `mean - uncertainty_penalty * std` over them, `std` of the population.
+    A reward function that asks one or more reward models: `mean - uncertainty_penalty * std` (population) over them.
 
-    Give it as one of `reward_funcs`. Prompts and completions reach a reward model as text, tokenized by its own
-    tokenizer and chat template, as [`RewardTrainer`] does; it may have another tokenizer than the policy. Weights are
-    read at the first call. It can be pickled; weights that were read from a folder are read again.
+    Pass it as one of `reward_funcs`. Each reward model reads the text with its own tokenizer and chat template, as in
+    [`RewardTrainer`], so its tokenizer may differ from the policy's. Weights are read at the first call. The function
+    can be pickled; afterwards, weights from folders are read again.
 
     Args:
         model (`str`, `Path`, [`~transformers.PreTrainedModel`], [`~peft.PeftModel`] or a list of them):
-            Reward models: folders or names on the Hub, of whole models or of adapters, or loaded models. Each adds
-            its reward to the ensemble.
+            Reward models: folders or names on the Hub, of whole models or of adapters, or loaded models. Several form
+            an ensemble.
         processing_class ([`~transformers.PreTrainedTokenizerBase`] or a list, *optional*):
             Tokenizers. Defaults to that of each folder; needed for loaded models.
         base (`str` or [`~transformers.PreTrainedModel`], *optional*):
-            Base of the adapters. Defaults to the one that each was trained on. Adapters of one base share it.
+            Base of the adapters. Defaults to the one that each was trained on. Adapters with the same base share it.
         quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*):
-            Quantization of the weights that are read.
+            How the weights are quantized when they are read.
         model_init_kwargs (`dict[str, Any]`, *optional*):
             Arguments of `from_pretrained`. `dtype` defaults to float32.
         chunk_size (`int`, *optional*, defaults to `8`):
             Rows that go through a model at once.
         max_length (`int`, *optional*, defaults to `1024`):
-            Tokens of the longest row; of a longer one the last tokens are kept. `None` for no limit.
+            Longest row, in tokens; longer rows keep their last tokens. `None` for no limit.
         normalize (`bool`, *optional*, defaults to `False`):
-            Give `(r - mean) / std`, with the statistics saved beside each model.
+            Return `(r - mean) / std`, with the statistics saved beside each model.
         statistics ([`RewardStatistics`] or a list, *optional*):
-            Statistics to normalise with, in place of the saved ones.
+            Statistics to normalise with, instead of the saved ones.
         clip (`float`, *optional*):
             Clip each model's (normalised) rewards to `[-clip, clip]`.
         uncertainty_penalty (`float`, *optional*, defaults to `0.0`):
-            Standard deviations over the ensemble that are taken off its mean.
+            Number of standard deviations over the ensemble that are subtracted from its mean.
         device (`str` or `torch.device`, *optional*):
-            Where models go. Defaults to the device of the process.
+            Device of the models. Defaults to that of the process.
         name (`str`, *optional*):
-            Name in the logs. Defaults to that of the folder, or `"reward_ensemble"` for several.
+            Name in the logs. Defaults to that of the folder, or to `"reward_ensemble"` for several.
 
     Raises:
-        `ValueError`: Where an argument is out of range, a folder is no reward model, or what is needed is missing.
+        `ValueError`: If an argument is out of range, a folder holds no reward model, or a tokenizer or saved
+            statistics are missing.
     """
 
     def __init__(
@@ -116,12 +117,12 @@ class RewardModelFunction:
             completions (`list`):
                 Text or messages, one for each prompt.
             log_metric (`Callable`, *optional*):
-                TRL's; gets the mean standard deviation over an ensemble.
+                TRL's; receives the standard deviation over the ensemble, averaged over rows.
             **kwargs:
-                Whatever else TRL gives a reward function; not used.
+                Other columns that TRL passes to reward functions; not used.
 
         Raises:
-            `ValueError`: Where a reward is not finite, or a conversation meets a tokenizer without a chat template.
+            `ValueError`: If a reward is not finite, or messages meet a tokenizer without a chat template.
         """
         if not completions:
             return []
@@ -139,9 +140,7 @@ class RewardModelFunction:
     def _scores(self, index: int, prompts: list[Text], completions: list[Text]) -> torch.Tensor:
         """Rewards of one model, normalised and clipped, shape `(B,)`, float64 on the CPU."""
         rows = [self._token_ids(index, *texts) for texts in zip(prompts, completions, strict=True)]
-        rewards_B = torch.empty(len(rows), dtype=torch.float64)
-        for chunk in chunks([len(row) for row in rows], self.chunk_size):
-            rewards_B[chunk] = self._forward(index, [rows[row] for row in chunk])
+        rewards_B = rewards_in_chunks(rows, self.chunk_size, partial(self._forward, index))
         wrong = (~rewards_B.isfinite()).nonzero().flatten().tolist()
         if wrong:
             raise ValueError(
@@ -154,19 +153,8 @@ class RewardModelFunction:
         return rewards_B if self.clip is None else rewards_B.clamp(-self.clip, self.clip)
 
     def _token_ids(self, index: int, prompt: Text, completion: Text) -> list[int]:
-        """What the reward model sees of a row: the same ids as in its training."""
-        tokenizer = self._tokenizers[index]
-        if isinstance(prompt, list) and isinstance(completion, list):
-            if tokenizer.chat_template is None:
-                raise ValueError(
-                    f"The completions are messages, and the tokenizer of the reward model {self.__name__!r} has no "
-                    "chat template. Pass one that has as `processing_class`."
-                )
-            ids = tokenizer.apply_chat_template([*prompt, *completion], tokenize=True, return_dict=True)["input_ids"]
-        else:
-            text = f"{prompt}{completion}"
-            eos = tokenizer.eos_token or ""
-            ids = tokenizer(text if text.endswith(eos) else text + eos)["input_ids"]
+        """The last `max_length` of the token ids that the model read in its training."""
+        ids = token_ids(self._tokenizers[index], prompt, completion, f"the reward model {self.__name__!r}")
         if self.max_length is not None and len(ids) > self.max_length:
             logger.warning_once(
                 f"The reward model {self.__name__!r} sees only the last max_length={self.max_length} tokens of longer "
@@ -178,21 +166,18 @@ class RewardModelFunction:
     @torch.inference_mode()
     def _forward(self, index: int, rows: list[list[int]]) -> torch.Tensor:
         loaded = self._models_loaded()[index]
-        model, pad_id = loaded.model, self._pad_id(index)
+        model, pad_id = loaded.model, padding_id(self._tokenizers[index])
         if loaded.adapter is not None:
             model.set_adapter(loaded.adapter)
-        model.config.get_text_config().pad_token_id = pad_id
-        longest = max(map(len, rows))
-        device = next(model.parameters()).device
-        ids = torch.tensor([row + [pad_id] * (longest - len(row)) for row in rows], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
-        logits = model.eval()(input_ids=ids, attention_mask=mask).logits
+        model.config.get_text_config().pad_token_id = pad_id  # the model looks for it to find each row's last token
+        batch = padded(rows, pad_id, next(model.parameters()).device)
+        logits = model.eval()(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         if logits.shape != (len(rows), 1):
             raise ValueError(
                 f"The reward model {self.__name__!r} gave logits of shape {tuple(logits.shape)} for {len(rows)} rows, "
-                "and a reward is one number a row. Use a model with num_labels=1."
+                "and a reward is one number per row. Use a model with num_labels=1."
             )
-        return logits[:, 0].double().cpu()
+        return logits[:, 0]
 
     def _models_loaded(self) -> list[Loaded]:
         if self._loaded is None:
@@ -203,31 +188,25 @@ class RewardModelFunction:
             ]
         return self._loaded
 
-    def _pad_id(self, index: int) -> int:
-        tokenizer = self._tokenizers[index]
-        return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-
-    # What the arguments leave out
+    # Defaults of the arguments
 
     def _one_each(self, given: Any, name: str, default: Callable[[Any], Any]) -> list[Any]:
         if given is None:
             return [default(one) for one in self._models]
         result = list(given) if isinstance(given, (list, tuple)) else [given] * len(self._models)
         if len(result) != len(self._models):
-            raise ValueError(f"`{name}` has {len(result)} values for {len(self._models)} reward models.")
+            raise ValueError(
+                f"`{name}` has {len(result)} values for {len(self._models)} reward models. Pass one value for all of "
+                "them, or one for each."
+            )
         return result
 
     def _tokenizer(self, model: Any) -> Any:
         if not isinstance(model, str):
             raise ValueError(
-                "`processing_class` is needed for a reward model that is loaded already. Pass its tokenizer."
+                "`processing_class` is needed for a reward model that is already loaded. Pass its tokenizer."
             )
-        try:
-            return AutoTokenizer.from_pretrained(model)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"The reward model {model!r} comes without a tokenizer. Pass its tokenizer as `processing_class`."
-            ) from error
+        return folder_tokenizer(model)
 
     def _saved(self, model: Any) -> RewardStatistics:
         found = RewardStatistics.load(model) if isinstance(model, str) else None
@@ -246,7 +225,9 @@ class RewardModelFunction:
 
     def _check_numbers(self) -> None:
         if not self._models:
-            raise ValueError("`model` is an empty list, and there is nothing to score with.")
+            raise ValueError(
+                "`model` is an empty list, so there is nothing to score with. Pass at least one reward model."
+            )
         for name in ("chunk_size", "max_length"):
             value = getattr(self, name)
             if value is not None and value < 1:

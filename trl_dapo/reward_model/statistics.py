@@ -1,8 +1,10 @@
 """
 Mean and standard deviation of a reward model's rewards, in a small JSON file beside its weights.
 
-Knows no model. The invariant: statistics that were saved and loaded go on as if they had stayed in memory, bit for
-bit, because what is kept is what is written.
+Knows no model. The file holds exactly what is kept in memory, so statistics that are loaded continue bit for bit.
+
+The running moments of PPO (`ppo/scores.py`) are something else: sums over all scores, each of the same weight, with
+Bessel's correction. Here old rewards fade, because the model that gave them has been trained since.
 """
 
 import json
@@ -21,7 +23,7 @@ STATISTICS_FILE = "reward_statistics.json"
 @dataclass(frozen=True)
 class RewardStatistics:
     """
-    Mean and standard deviation (population) of rewards, and the number of rows that were seen.
+    Mean and standard deviation (population) of rewards, and the number of rows seen.
 
     Attributes:
         mean (`float`, *optional*, defaults to `0.0`):
@@ -38,16 +40,16 @@ class RewardStatistics:
 
     def after(self, rewards_B: torch.Tensor, window: int) -> Self:
         """
-        Returns the statistics with more rows: exact for the first `window` rows, then with an old part of that weight.
+        Returns the statistics with more rows. They are exact as long as at most `window` rows came before.
 
-        With weights `m` (old rows, at most `window`) and `n` (new ones) mean and variance are those of both together
-        (Chan et al. 1983). A model in training moves, so what it gave long ago must fade.
+        Old rows weigh `min(rows, window)`, new ones their number; mean and variance are those of both parts together
+        (Chan et al. 1983). The model changes as it is trained, so its old rewards must fade.
 
         Args:
             rewards_B (`torch.Tensor`):
-                New rewards, shape `(B,)`; none leaves the statistics as they are.
+                New rewards, shape `(B,)`. With no rows, the statistics stay as they are.
             window (`int`):
-                Rows that the past counts for at most.
+                Most rows that the old part counts as.
         """
         new = len(rewards_B)
         if new == 0:
@@ -65,7 +67,7 @@ class RewardStatistics:
         return (rewards_B - self.mean) / self.std
 
     def save(self, folder: str | Path) -> None:
-        """Writes [`STATISTICS_FILE`] into a folder, which is made where it is missing."""
+        """Writes [`STATISTICS_FILE`] into a folder, which is created if it is missing."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         path = Path(folder) / STATISTICS_FILE
         temporary = path.with_suffix(".tmp")
@@ -75,10 +77,10 @@ class RewardStatistics:
     @classmethod
     def load(cls, folder: str | Path) -> Self | None:
         """
-        Returns what [`~RewardStatistics.save`] wrote into a folder, or `None` where it holds no such file.
+        Returns what [`~RewardStatistics.save`] wrote into a folder, or `None` if there is no such file.
 
         Raises:
-            `ValueError`: Where the file is not what was written: the numbers are missing, not finite or negative.
+            `ValueError`: If the file is damaged: a number is missing, not finite, or negative where it cannot be.
         """
         path = Path(folder) / STATISTICS_FILE
         if not path.is_file():
@@ -87,7 +89,9 @@ class RewardStatistics:
             content = json.loads(path.read_text(encoding="utf-8"))
             found = cls(float(content["mean"]), float(content["std"]), int(content["rows"]))
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} does not hold a mean, a std and a number of rows: {error!r}.") from error
+            raise ValueError(
+                f"{path} does not hold a mean, a std and a number of rows: {error!r}. Save the model again."
+            ) from error
         if not (math.isfinite(found.mean) and math.isfinite(found.std) and found.std >= 0 and found.rows >= 0):
-            raise ValueError(f"{path} holds {found}, and no rewards have such statistics. Save the model again.")
+            raise ValueError(f"{path} holds {found}, which no rewards can have. Save the model again.")
         return found

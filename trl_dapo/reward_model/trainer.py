@@ -1,8 +1,9 @@
 """
-`RewardTrainer`: TRL's `RewardTrainer` whose head is always trained and saved, and that says how far to trust it.
+`RewardTrainer`: TRL's `RewardTrainer` with a head that is always trained and saved, and with calibration metrics.
 
-With an adapter, TRL trains a frozen random head without a word, or crashes, unless `task_type` is right; here it is
-set. Losses and gradients are the host's. The invariant: what was saved gives the same rewards when it is loaded.
+With an adapter whose `task_type` is not that of sequence classification, TRL crashes, or silently leaves the head
+frozen at random weights; here it is set. Losses and gradients are TRL's. A saved model gives the same rewards after
+loading.
 """
 
 import copy
@@ -24,7 +25,7 @@ from ..host.promotion import promoted
 from ..qlora.precision import adapters_kept, set_adapter_dtype, takes_any_float
 from .calibration import pair_metrics
 from .config import RewardConfig
-from .loading import HEAD_NAMES
+from .folders import HEAD_NAMES
 from .statistics import RewardStatistics
 
 
@@ -35,21 +36,22 @@ class RewardTrainer(HostTrainer):
     """
     [`~trl.RewardTrainer`] with a head that is trained and saved, calibration metrics, and statistics of the rewards.
 
-    Takes what [`~trl.RewardTrainer`] takes, in the same order. Without adapters training is the host's, bit for bit.
+    Takes the arguments of [`~trl.RewardTrainer`], in the same order. Without adapters, training is the host's, bit for
+    bit.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             As for [`~trl.RewardTrainer`].
         args ([`RewardConfig`] or [`~trl.RewardConfig`], *optional*):
-            A [`~trl.RewardConfig`] gets the defaults of the fields that [`RewardConfig`] adds.
+            In a [`~trl.RewardConfig`], the fields that [`RewardConfig`] adds take their defaults.
         data_collator, train_dataset, eval_dataset, processing_class, compute_metrics, callbacks, optimizers,
         optimizer_cls_and_kwargs, preprocess_logits_for_metrics, quantization_config:
             As for [`~trl.RewardTrainer`].
         peft_config ([`~peft.PeftConfig`], *optional*):
-            Its `task_type` is taken as `"SEQ_CLS"`, whatever it says; the config itself is not changed.
+            A copy is used, with `task_type="SEQ_CLS"`; the config itself is not changed.
 
     Raises:
-        `ValueError`: Where the head would not be trained and saved, or the datasets are not preferences.
+        `ValueError`: If the head would not be trained and saved, or the datasets are not preferences.
     """
 
     args: RewardConfig
@@ -115,7 +117,7 @@ class RewardTrainer(HostTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
         if self._pairs[mode]:
-            # Of all rows since the last log: a calibration error does not average over batches
+            # Over all rows since the last log, because a mean of calibration errors of batches is not one
             rows = torch.cat(self._pairs[mode])
             for name, value in pair_metrics(rows[:, :2], rows[:, 2:]).items():
                 self._metrics[mode][name] = [value]
@@ -125,7 +127,7 @@ class RewardTrainer(HostTrainer):
     # Checkpoints
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        # Ours first: the host may push the folder at once
+        # Before the host saves, because it may push the folder to the Hub right away
         if self.args.should_save and self._statistics.rows:
             self._statistics.save(str(output_dir or self.args.output_dir))
         super().save_model(output_dir, _internal_call)
@@ -141,23 +143,23 @@ class RewardTrainer(HostTrainer):
     # The head
 
     def _settle_head(self, model: PeftModel) -> None:
-        """Makes the head float32 where adapters are; raises where it would stay as it is and not be saved."""
+        """Casts the head to float32 if adapters are float32; raises if it would be neither trained nor saved."""
         heads = [name for name, _ in model.get_base_model().named_children() if name in HEAD_NAMES]
         if not heads:
             raise ValueError(
                 f"The model {type(model.get_base_model()).__name__} has no head called {' or '.join(HEAD_NAMES)}, so "
-                "that it cannot be told whether its head is trained. Load it with AutoModelForSequenceClassification."
+                "there is no telling whether its head is trained. Load it with AutoModelForSequenceClassification."
             )
         trained = [module for module in _saved_modules(model, heads[0]) if module.weight.requires_grad]
         if not trained:
             config: Any = model.peft_config[str(model.active_adapter)]
             raise ValueError(
                 f"The head {heads[0]!r} of the model is frozen and not saved with its adapter (task_type="
-                f"{config.task_type!r}, modules_to_save={config.modules_to_save!r}): training would leave it random. "
-                "Pass the base model and `peft_config` instead, or make the adapter with task_type='SEQ_CLS'."
+                f"{config.task_type!r}, modules_to_save={config.modules_to_save!r}): it would stay random. Pass the "
+                "base model and `peft_config` instead, or create the adapter with task_type='SEQ_CLS'."
             )
         zero3 = self.args.deepspeed_plugin is not None and self.args.deepspeed_plugin.zero_stage == 3
-        # ZeRO-3 gathers parameters of one dtype only
+        # ZeRO-3 can only gather parameters of the same dtype
         if self.args.adapter_dtype == "float32" and not zero3:
             for head in trained:
                 takes_any_float(head.float())
@@ -173,7 +175,7 @@ class RewardTrainer(HostTrainer):
 
 
 def _for_rewards(peft_config: PeftConfig | None) -> PeftConfig | None:
-    """A copy with the task of a sequence classification model, whose head PEFT then trains and saves."""
+    """A copy for the task of sequence classification, for which PEFT trains and saves the head."""
     if not isinstance(peft_config, PeftConfig):
         return peft_config
     if peft_config.task_type != TaskType.SEQ_CLS:
@@ -186,7 +188,7 @@ def _for_rewards(peft_config: PeftConfig | None) -> PeftConfig | None:
 
 
 def _saved_modules(model: PeftModel, name: str) -> list[nn.Linear]:
-    """The copies of a module that PEFT trains and saves, of each adapter."""
+    """The copies of a module that PEFT trains and saves, one for each adapter."""
     wrapper = getattr(model.get_base_model(), name)
     copies = wrapper.modules_to_save.values() if isinstance(wrapper, ModulesToSaveWrapper) else ()
     return [module for module in copies if isinstance(module, nn.Linear)]
