@@ -1,5 +1,6 @@
 """Settings that must be in place before anything imports torch or the hub client."""
 
+import gc
 import os
 
 
@@ -15,3 +16,9 @@ from hypothesis import settings
 # On shared cores, a deadline per example measures the machine
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+
+def pytest_collection_finish(session) -> None:
+    # Each training collects garbage, and walks all that was ever imported to do so: longer than the training itself
+    gc.collect()
+    gc.freeze()
