@@ -184,7 +184,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path):
     # In a rollout, between two files of a checkpoint, before older ones are removed, ...: see the worker
     worker = subprocess.run(
         [sys.executable, str(HERE / "resume_worker.py"), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
