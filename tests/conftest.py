@@ -17,6 +17,21 @@ from hypothesis import settings
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
+# The files that take longest, longest first: whoever takes one of them last keeps the others waiting
+LONG = (
+    "test_trainer_compact.py",
+    "test_ppo.py",
+    "test_dpo.py",
+    "test_examples.py",
+    "test_trainer_distributed.py",
+    "test_demo.py",
+    "test_cli.py",
+)
+
+
+def pytest_collection_modifyitems(items) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 def pytest_collection_finish(session) -> None:
     # Each training collects garbage, and walks all that was ever imported to do so: longer than the training itself
