@@ -164,7 +164,8 @@ class Critic:
         if not (folder / file).is_file():
             raise ValueError(
                 f"{folder} holds no critic that is {kind}: the checkpoint was not written by PPOTrainer, or by a run "
-                "of the other kind, with or without PEFT. Start a new run from its weights: pass the checkpoint as `model`."
+                "of the other kind, with or without PEFT. Start a new run from its weights: pass the checkpoint as "
+                "`model`."
             )
         if isinstance(self.model, ValueModel):
             self.model.load_state_dict(load_file(folder / file))
