@@ -20,7 +20,7 @@ SUPPORTED_TRL = ">=1.12,<1.17"
 TESTED_TRL = "1.16.0"
 
 # The first release whose trainer has `eos_token_ids`, the end tokens of the model and of the tokenizer
-SEVERAL_END_TOKENS_SINCE = "1.13.0"
+SEVERAL_END_TOKENS_SINCE = "1.14.2"
 
 # Methods that a subclass overrides, hence exact parameter names, in order.
 OVERRIDDEN = {
