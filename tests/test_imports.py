@@ -214,8 +214,9 @@ def test_importing_the_package_does_not_import_torch():
 
 
 def host_names() -> set[str]:
-    """The private names of TRL, transformers and accelerate that `host/compat.py` lists in its tables."""
-    tables = [node.value for node in tree("host.compat").body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    """The private names of TRL, transformers and accelerate that tables in `host/` list, for `compat` to check."""
+    nodes = [node for module in MODULES if module.startswith("host.") for node in tree(module).body]
+    tables = [node.value for node in nodes if isinstance(node, ast.Assign | ast.AnnAssign) and node.value]
     strings = [node.value for table in tables for node in ast.walk(table) if isinstance(node, ast.Constant)]
     return {name for name in strings if isinstance(name, str) and re.fullmatch(r"_[a-z]\w*", name)}
 
@@ -318,7 +319,7 @@ def used(node: ast.ClassDef) -> dict[str, int]:
 
 
 def test_no_class_uses_a_private_name_from_above_its_parent():
-    # A name of the host is listed in `compat`; every other belongs to the class itself or to the one it derives from
+    # A name of the host is listed in `host/`; every other belongs to the class itself or to the one it derives from
     classes = {node.name: node for _, node in walked(ast.ClassDef)}
     strangers = []
     for module, node in walked(ast.ClassDef):
