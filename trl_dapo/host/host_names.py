@@ -104,7 +104,6 @@ GRPO = Names(
             ("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
             ("batch_size", "compute_entropy", "compute_aux_loss"),
         ),
-        "_get_train_sampler": Arguments(("self", "dataset")),
         "get_train_dataloader": Arguments(("self",)),
     },
     attributes=(
