@@ -230,10 +230,16 @@ def _may_know_the_host(module: str) -> bool:
 
 
 def _own_names(module: str) -> set[str]:
-    """Names that a module gives its own functions, and attributes and methods of its classes that derive from none."""
+    """Names that a module gives its own functions, and what its classes that derive from none have."""
     functions = {node.name for node in tree(module).body if isinstance(node, ast.FunctionDef)}
     classes = [node for node in tree(module).body if isinstance(node, ast.ClassDef) and not node.bases]
-    return functions.union(*(made(node) for node in classes))
+    stored = {
+        node.attr
+        for one in classes
+        for node in ast.walk(one)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self"
+    }
+    return functions.union(stored, *(made(node) for node in classes))
 
 
 def test_private_names_of_the_host_are_touched_in_host_and_in_trainers_alone():

@@ -247,7 +247,6 @@ OTHER_CLASSES = {
     "accelerate.state.GradientState": Names(
         called={"_set_sync_gradients": Arguments(("self", "sync_gradients"))},
     ),
-    "transformers.configuration_utils.PreTrainedConfig": Names(attributes=("_name_or_path",)),
     # Called in place of GRPOTrainer's, which counts a step of its own
     "transformers.trainer.Trainer": Names(
         called={"training_step": Arguments(("self", "model", "inputs", "num_items_in_batch"))},
