@@ -10,6 +10,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from trl_dapo.grpo.config import GRPOConfig
 from trl_dapo.host.checkpoints import choose, read_state
+from trl_dapo.host.unfinished import only_unfinished
 
 from .arena_run import check_arena_run
 from .arguments import Arguments
@@ -41,7 +42,7 @@ def preflight(arguments: Arguments) -> None:
 def checkpoint(args: GRPOConfig) -> Any:
     """Returns the checkpoint to resume from: a folder, `True` for the last one in `output_dir`, or `None`."""
     asked = asked_checkpoint(args)
-    if asked:
+    if asked and not (asked is True and only_unfinished(Path(str(args.output_dir)))):
         try:
             read_state(choose(str(get_last_checkpoint(args.output_dir) if asked is True else asked))[0])
         except ValueError as error:
@@ -56,7 +57,8 @@ def asked_checkpoint(args: TrainingArguments) -> Any:
         # The command line gives words
         asked = asked.lower() == "true"
     if asked is True:
-        if not Path(str(args.output_dir)).is_dir() or get_last_checkpoint(str(args.output_dir)) is None:
+        folder = Path(str(args.output_dir))
+        if not folder.is_dir() or not (get_last_checkpoint(str(folder)) or only_unfinished(folder)):
             raise UsageError(f"resume_from_checkpoint=True: there is no checkpoint in output_dir={args.output_dir}.")
     elif asked and not Path(asked).is_dir():
         raise UsageError(f"resume_from_checkpoint={asked}: there is no such folder.")

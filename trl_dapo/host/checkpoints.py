@@ -5,6 +5,9 @@ Reads lengths, tables of contents and JSON, never a tensor; knows neither torch 
 host writes `trainer_state.json` last, and the trainer removes an old one first. So a folder is whole only where that
 file is there, and every file beside it has its full length; what was deleted since is told by what remains.
 
+Checkpoints of the online trainers have a state file of this package, [`STATE_FILE`]; those of the trainers of
+preferences (`online=False`) have what transformers writes and nothing else.
+
 Sub-folders, in which FSDP and DeepSpeed keep their shards, are not looked into. All processes write into one folder.
 """
 
@@ -20,11 +23,14 @@ from typing import Any
 
 STATE_FILE = "dapo_state.json"
 STATE_VERSION = 3
+# The folder below a checkpoint with a reference model that has moved
+REFERENCE_FOLDER = "reference"
 
 _TRAINER_STATE = "trainer_state.json"
 _INDEX = ".index.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _NUMBERED_SHARD = re.compile(r"-\d+-of-\d+\.")
+_RNG_OF_PROCESS = re.compile(r"rng_state_(\d+)\.pth")
 
 
 def rank_file(index: int | str) -> str:
@@ -32,22 +38,22 @@ def rank_file(index: int | str) -> str:
     return f"dapo_rank_{index}.pt"
 
 
-def damage(folder: Path) -> str | None:
+def damage(folder: Path, online: bool = True) -> str | None:
     """
     Returns why a run cannot resume from a folder, such as "optimizer.pt is cut short", or `None` where it is whole.
 
     What `save_only_model` leaves out (optimizer, scheduler, RNG states) is missing only where a part of it is there.
     Where the state file has no number of processes, as in version 1, the files of the processes are not looked for.
     """
-    for name in (STATE_FILE, _TRAINER_STATE):
+    for name in (STATE_FILE, _TRAINER_STATE) if online else (_TRAINER_STATE,):
         if not (folder / name).is_file():
             return f"{name} is missing"
     # A link to nothing is no file, so it counts as missing
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    for path in files:
+    for path in [*files, *sorted((folder / REFERENCE_FOLDER).glob("*"))]:
         if found := _file_damage(path):
-            return f"{path.name} {found}"
-    missing = next(_missing(folder, {path.name for path in files}), None)
+            return f"{path.relative_to(folder)} {found}"
+    missing = next(_missing(folder, {path.name for path in files}, online), None)
     return None if missing is None else f"{missing} is missing"
 
 
@@ -102,15 +108,29 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
     os.replace(temporary, folder / STATE_FILE)
 
 
-def newest_whole(output_dir: Path) -> tuple[Path | None, dict[str, str]]:
+def is_finished(folder: Path) -> bool:
+    """Returns whether a checkpoint was ever written to its end; what was damaged later was."""
+    path = folder / _TRAINER_STATE
+    return path.is_file() and _file_damage(path) is None
+
+
+def numbered(output_dir: Path) -> list[Path]:
+    """Returns the folders `checkpoint-<number>` in a folder, from the highest number down."""
+    if not output_dir.is_dir():
+        return []
+    found = {path: number for path in output_dir.iterdir() if (number := _number(path)) is not None}
+    return sorted(found, key=lambda path: found[path], reverse=True)
+
+
+def newest_whole(output_dir: Path, online: bool = True) -> tuple[Path | None, dict[str, str]]:
     """
     Returns the whole folder `checkpoint-<number>` of the highest number, or `None` where there is none, and of each
     newer one its damage, by folder name from the newest.
     """
-    return _newest_whole(output_dir, below=math.inf)
+    return _newest_whole(output_dir, math.inf, online)
 
 
-def choose(requested: str | Path) -> tuple[Path, list[str]]:
+def choose(requested: str | Path, online: bool = True) -> tuple[Path, list[str]]:
     """
     Returns the folder to resume from when asked for one, and lines that say why it is another.
 
@@ -124,14 +144,14 @@ def choose(requested: str | Path) -> tuple[Path, list[str]]:
     folder = Path(requested)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no checkpoint folder {folder}.")
-    found = damage(folder)
+    found = damage(folder, online)
     if found is None:
         return folder, []
-    if not (folder / STATE_FILE).is_file() and (folder / _TRAINER_STATE).is_file():
+    if online and not (folder / STATE_FILE).is_file() and (folder / _TRAINER_STATE).is_file():
         read_state(folder)  # raises
     # Resolved, so that `.` and a link to the latest checkpoint have a number and neighbours
     resolved = folder.resolve()
-    older, damages = _newest_whole(resolved.parent, below=_number(resolved) or 0)
+    older, damages = _newest_whole(resolved.parent, _number(resolved) or 0, online)
     if older is None:
         raise ValueError(
             f"{folder} is not whole ({found}), and beside it is no whole checkpoint-<number> of a lower number. "
@@ -147,11 +167,12 @@ def _number(folder: Path) -> int | None:
     return int(match[1]) if match and folder.is_dir() else None
 
 
-def _newest_whole(output_dir: Path, below: float) -> tuple[Path | None, dict[str, str]]:
-    numbered = [(_number(path), path) for path in output_dir.iterdir()] if output_dir.is_dir() else []
+def _newest_whole(output_dir: Path, below: float, online: bool) -> tuple[Path | None, dict[str, str]]:
     damages: dict[str, str] = {}
-    for _, folder in sorted(((n, path) for n, path in numbered if n is not None and n < below), reverse=True):
-        found = damage(folder)
+    for folder in numbered(output_dir):
+        if int(_number(folder) or 0) >= below:
+            continue
+        found = damage(folder, online)
         if found is None:
             return folder, damages
         damages[folder.name] = found
@@ -207,12 +228,13 @@ def _safetensors_damage(path: Path) -> str | None:
     return "is cut short" if size < expected else "is longer than its header says"
 
 
-def _missing(folder: Path, names: set[str]) -> Iterator[str]:
+def _missing(folder: Path, names: set[str], online: bool) -> Iterator[str]:
     """What is not there, though the state or a file that is there says that it was saved."""
-    sub_folders = any(path.is_dir() for path in folder.iterdir())
-    processes = _json(folder / STATE_FILE).get("processes")
+    sub_folders = any(path.is_dir() and path.name != REFERENCE_FOLDER for path in folder.iterdir())
+    processes = _json(folder / STATE_FILE).get("processes") if online else _processes(names)
     ranks = range(processes) if isinstance(processes, int) else ()
-    yield from (rank_file(index) for index in ranks if rank_file(index) not in names)
+    if online:
+        yield from (rank_file(index) for index in ranks if rank_file(index) not in names)
 
     # The host leaves an optimizer that is not there as it is, and says nothing
     if any(name.startswith(("optimizer", "scheduler.", "rng_state")) for name in names):
@@ -224,6 +246,11 @@ def _missing(folder: Path, names: set[str]) -> Iterator[str]:
             yield "optimizer.pt"
 
     yield from _missing_weights(folder, names, sub_folders)
+
+
+def _processes(names: set[str]) -> int:
+    """How many processes wrote a checkpoint that does not say so, by the files of random numbers that are there."""
+    return 1 + max((int(match[1]) for name in names if (match := _RNG_OF_PROCESS.fullmatch(name))), default=0)
 
 
 def _missing_weights(folder: Path, names: set[str], sub_folders: bool) -> Iterator[str]:

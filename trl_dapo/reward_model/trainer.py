@@ -18,6 +18,7 @@ from transformers import DataCollator, EvalPrediction, PreTrainedModel, PreTrain
 from trl import RewardConfig as HostConfig
 from trl import RewardTrainer as HostTrainer
 
+from ..host.checkpoint_seams import CheckpointSeams
 from ..host.compat import check_host
 from ..host.preference_rows import check_token_ids, checked_preferences
 from ..host.promotion import promoted
@@ -31,7 +32,7 @@ from .statistics import RewardStatistics
 logger = get_logger(__name__)
 
 
-class RewardTrainer(HostTrainer):
+class RewardTrainer(CheckpointSeams, HostTrainer):
     """
     [`~trl.RewardTrainer`] with a head that is trained and saved, calibration metrics, and statistics of the rewards.
 
@@ -123,6 +124,10 @@ class RewardTrainer(HostTrainer):
         super().log(logs, start_time)
 
     # Checkpoints
+
+    def run_begins(self, checkpoint: str | None) -> None:
+        super().run_begins(checkpoint)
+        self._pairs["train"].clear()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         # Ours first: the host may push the folder at once
