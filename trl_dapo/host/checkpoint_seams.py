@@ -46,6 +46,10 @@ class CheckpointSeams(Host):
             clear(folder)
         self.accelerator.wait_for_everyone()
 
+    def also_trained(self) -> list[nn.Parameter]:
+        """Returns the parameters of the model that are trained, though frozen while the policy's adapter is active."""
+        return []
+
     def best_is_loaded(self, checkpoint: str) -> None:
         """Called at the end of a run, once the model is that of the best checkpoint."""
 
@@ -102,7 +106,7 @@ class CheckpointSeams(Host):
         loaded = self.model if model is None else model
         with training_kept(loaded):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-            check_loaded(loaded, Path(resume_from_checkpoint))
+            check_loaded(loaded, Path(resume_from_checkpoint), self.also_trained())
 
     def _load_best_model(self) -> None:
         best, model = Path(str(self.state.best_model_checkpoint)), self.model
@@ -119,5 +123,5 @@ class CheckpointSeams(Host):
         else:
             with training_kept(model):
                 super()._load_best_model()
-                check_loaded(model, best)
+                check_loaded(model, best, self.also_trained())
         self.best_is_loaded(str(best))

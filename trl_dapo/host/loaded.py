@@ -32,7 +32,7 @@ logger = get_logger(__name__)
 _Tensors = Mapping[str, Callable[[], torch.Tensor]]
 
 
-def check_loaded(model: Any, folder: Path) -> None:
+def check_loaded(model: Any, folder: Path, also_trained: Iterable[nn.Parameter] = ()) -> None:
     """
     Makes every trained tensor of a model that the host has loaded from a checkpoint the checkpoint's.
 
@@ -41,12 +41,14 @@ def check_loaded(model: Any, folder: Path) -> None:
             The model, not sharded.
         folder (`Path`):
             The checkpoint.
+        also_trained (`Iterable[nn.Parameter]`, *optional*):
+            Parameters of the model that are trained, though frozen right now.
 
     Raises:
         `ValueError`: Where trained tensors are not in the checkpoint, or differ from it; the message names them.
     """
     if isinstance(model, PeftModel):
-        _check_adapters(model, folder)
+        _check_adapters(model, folder, set(map(id, also_trained)))
     else:
         _check_whole_model(model, folder)
 
@@ -71,7 +73,7 @@ def training_kept(model: Any) -> Generator[None]:
 # Adapters
 
 
-def _check_adapters(model: PeftModel, folder: Path) -> None:
+def _check_adapters(model: PeftModel, folder: Path, also_trained: set[int]) -> None:
     covered: set[int] = set()
     files: list[torch.Tensor] = []
     for adapter in model.peft_config:
@@ -90,7 +92,9 @@ def _check_adapters(model: PeftModel, folder: Path) -> None:
     wrong = [
         name
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.data_ptr() not in covered and not _is_one_of(parameter, files)
+        if (parameter.requires_grad or id(parameter) in also_trained)
+        and parameter.data_ptr() not in covered
+        and not _is_one_of(parameter, files)
     ]
     if wrong:
         raise _not_loaded(folder, wrong)

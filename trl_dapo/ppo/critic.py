@@ -258,7 +258,8 @@ class SharedHead(nn.Linear):
 
 
 def _is_of_adapter(prefix: str) -> bool:
-    return ".modules_to_save." in f".{prefix}"
+    # PEFT asks the adapter's copy itself for its names, hence without a prefix
+    return not prefix or ".modules_to_save." in f".{prefix}"
 
 
 def _zero_head(hidden_size: int, kind: type[nn.Linear] = nn.Linear) -> nn.Linear:

@@ -152,6 +152,9 @@ class PPOTrainer(GRPOTrainer):
     def shared_parts(self) -> Parts:
         return {**super().shared_parts(), "kl_coefficient": self._kl_coefficient, "scores": self._running_scores}
 
+    def also_trained(self) -> list[torch.nn.Parameter]:
+        return self.critic.parameters if self.critic.adapter is not None else []
+
     def best_is_loaded(self, checkpoint: str) -> None:
         super().best_is_loaded(checkpoint)
         self.critic.load(Path(checkpoint) / critic.VALUE_FOLDER)
