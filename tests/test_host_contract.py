@@ -21,6 +21,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
+from transformers import Trainer
 from trl import DPOTrainer, GRPOTrainer, RewardTrainer
 
 import trl_dapo
@@ -195,6 +196,20 @@ def test_a_changed_data_flow_is_seen(pattern, replacement, difference, edit_host
     assert edit_host_source(pattern, replacement) == 1
     (found,) = compat.seam_differences()
     assert difference in found
+
+
+@pytest.mark.parametrize("host", [GRPOTrainer, DPOTrainer, RewardTrainer])
+@pytest.mark.parametrize("name", ["_run_epoch", "_load_best_model"])
+def test_a_method_of_transformers_that_is_gone_is_seen(host, name, monkeypatch):
+    monkeypatch.delattr(Trainer, name)
+    expected = [f"{host.__name__} does not inherit {name} from transformers' Trainer"]
+    assert compat.seam_differences(host) == expected
+
+
+def test_a_changed_method_of_transformers_is_seen(monkeypatch):
+    monkeypatch.setattr(Trainer, "_load_from_checkpoint", lambda self, folder: None)
+    (found,) = compat.seam_differences()
+    assert found.startswith("_load_from_checkpoint takes (self, folder) instead of (self, resume_from_checkpoint")
 
 
 # ----------------------------------------------------------------------------------------- the trainers of preferences

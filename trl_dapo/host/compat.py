@@ -54,6 +54,15 @@ OVERRIDDEN = {
     "get_train_dataloader": ("self",),
 }
 
+# The same of transformers' trainer, below each of the hosts. How an epoch is called is passed on as it comes.
+INHERITED = {
+    "_run_epoch": None,
+    "_save_checkpoint": ("self", "model", "trial"),
+    "_save_rng_state": ("self", "output_dir"),
+    "_load_from_checkpoint": ("self", "resume_from_checkpoint", "model"),
+    "_load_best_model": ("self",),
+}
+
 # Methods that are called or stubbed, hence only the arguments that must be accepted: positional, then by keyword.
 # TRL 1.14 spells this one `(model, *args, batch_size, compute_aux_loss, **kwargs)`.
 CALLED = {
@@ -192,6 +201,8 @@ def seam_differences(host: type | None = None) -> list[str]:
     if host is None:
         # Here and not above: the import takes seconds, and fails on some releases that `check_host` has to name.
         from trl.trainer.grpo_trainer import GRPOTrainer as host
+    if inherited := _inherited_differences(host):
+        return inherited
     if host.__name__ in PREFERENCE_OVERRIDDEN:
         return _preference_differences(host)
     missing = [name for name in (*OVERRIDDEN, *CALLED) if name not in vars(host)]
@@ -238,6 +249,13 @@ def _gather_differences(body: ast.ClassDef) -> list[str]:
             if found != DPO_GATHERED:
                 differences.append(f"{method.name} gathers {found} instead of {DPO_GATHERED}")
     return differences
+
+
+def _inherited_differences(host: type) -> list[str]:
+    missing = [name for name in INHERITED if not hasattr(host, name)]
+    if missing:
+        return [f"{host.__name__} does not inherit {name} from transformers' Trainer" for name in missing]
+    return _signature_differences(host, {name: taken for name, taken in INHERITED.items() if taken is not None})
 
 
 def _signature_differences(host: type, overridden: dict[str, tuple[str, ...]]) -> list[str]:
