@@ -43,7 +43,7 @@ LEAVES = {
     "dapo.sampling.refill": ({"torch"}, set()),
     "dapo.token_weights": ({"torch"}, set()),
     "host.checkpoints": ({"safetensors"}, set()),
-    "host.plain": ({"torch"}, set()),
+    "host.plain": ({"numpy", "torch"}, set()),
     "packing.bins": (set(), set()),
     "ppo.estimation": ({"torch"}, set()),
     "reward_model.calibration": ({"torch"}, set()),
@@ -277,9 +277,11 @@ def test_trainers_are_defined_where_one_looks_for_them():
 
 def test_one_layer_leads_from_trls_trainer_to_ours():
     line = [cls.__module__.removeprefix("trl_dapo.") for cls in trl_dapo.DAPOTrainer.__mro__]
-    assert line[:4] == ["dapo.trainer", "grpo.trainer", "host.seams", "trl.trainer.grpo_trainer"]
+    # What saves and loads is the same for the trainers of preferences, so it is a class of its own beside the host
+    assert line[:4] == ["dapo.trainer", "grpo.trainer", "host.seams", "host.checkpoint_seams"]
+    assert line[4] == "trl.trainer.grpo_trainer"
     assert trl_dapo.DAPOTrainer.__bases__ == trl_dapo.PPOTrainer.__bases__ == (trl_dapo.GRPOTrainer,)
-    assert [len(cls.__bases__) for cls in trl_dapo.DAPOTrainer.__mro__[:3]] == [1, 1, 1]
+    assert [len(cls.__bases__) for cls in trl_dapo.DAPOTrainer.__mro__[:3]] == [1, 1, 2]
 
 
 def overrides() -> list[tuple[str, str]]:
@@ -302,7 +304,8 @@ def test_few_methods_of_the_host_are_overridden_and_none_often():
         for name, classes in by_name.items()
         if name != "__init__" and len(classes) > 2
     )
-    assert len(overrides()) <= 20, "\n".join(f"{cls}.{name}" for name, cls in overrides())
+    # 20 for passes and parts; `_run_epoch`, `_load_from_checkpoint` and `_load_best_model` for what a load leaves out
+    assert len(overrides()) <= 23, "\n".join(f"{cls}.{name}" for name, cls in overrides())
 
 
 def made(node: ast.ClassDef) -> set[str]:

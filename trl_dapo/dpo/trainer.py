@@ -17,6 +17,7 @@ from transformers import DataCollator, EvalPrediction, PreTrainedModel, PreTrain
 from trl import DPOConfig as HostConfig
 from trl import DPOTrainer as HostTrainer
 
+from ..host.checkpoint_seams import CheckpointSeams
 from ..host.compat import DPO_GATHERED, check_host
 from ..host.preference_rows import check_token_ids, checked_preferences, first_row
 from ..host.promotion import promoted
@@ -28,7 +29,7 @@ from .config import DPOConfig
 SMALL_ADVANTAGE = 0.05
 
 
-class DPOTrainer(HostTrainer):
+class DPOTrainer(CheckpointSeams, HostTrainer):
     """
     [`~trl.DPOTrainer`] that can train without a reference, and logs how much its pairs can still teach.
 

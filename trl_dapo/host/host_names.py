@@ -165,6 +165,7 @@ REWARD = Names(
         "_prepare_dataset": ("self", "dataset", "processing_class", "args", "dataset_name"),
         "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
         "log": ("self", "logs", "start_time"),
+        "_save_checkpoint": ("self", "model", "trial"),
     },
     attributes=("_metrics",),
 )
@@ -189,6 +190,7 @@ DPO = Names(
         "_prepare_dataset": ("self", "dataset", "processing_class", "args", "dataset_name"),
         "_precompute_ref_logps": ("self", "dataset", "name", "batch_size"),
         "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
+        "_save_checkpoint": ("self", "model", "trial"),
     },
     attributes=("_metrics", "precompute_ref_logps"),
 )
@@ -201,10 +203,32 @@ FIRST_RELEASE = {"eos_token_ids": "1.14.2"}
 
 # ------------------------------------------------------------------- what TRL's trainers inherit from transformers
 
+# Of the methods that save and load, for every trainer
+_CHECKPOINTS = {
+    "train": ("self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"),
+    "_run_epoch": (
+        "self",
+        "model",
+        "epoch",
+        "train_dataloader",
+        "steps_in_epoch",
+        "num_update_steps_per_epoch",
+        "trial",
+        "ignore_keys_for_eval",
+        "start_time",
+        "resume_from_checkpoint",
+        "epochs_trained",
+        "steps_trained_in_current_epoch",
+    ),
+    "_save_rng_state": ("self", "output_dir"),
+    "_load_from_checkpoint": ("self", "resume_from_checkpoint", "model"),
+    "_load_best_model": ("self",),
+}
+
 INHERITED = {
     "GRPOTrainer": Names(
         overridden={
-            "train": ("self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"),
+            **_CHECKPOINTS,
             "create_optimizer": ("self", "model"),
             "_get_dataloader": (
                 "self",
@@ -216,8 +240,6 @@ INHERITED = {
                 "dataloader_key",
             ),
             "_save": ("self", "output_dir", "state_dict"),
-            "_save_rng_state": ("self", "output_dir"),
-            "_load_from_checkpoint": ("self", "resume_from_checkpoint", "model"),
         },
         called={
             "_remove_unused_columns": Arguments(("self", "dataset", "description")),
@@ -232,13 +254,10 @@ INHERITED = {
         ),
     ),
     "RewardTrainer": Names(
-        overridden={
-            "save_model": ("self", "output_dir", "_internal_call"),
-            "_load_from_checkpoint": ("self", "resume_from_checkpoint", "model"),
-            "_load_best_model": ("self",),
-        },
+        overridden={**_CHECKPOINTS, "save_model": ("self", "output_dir", "_internal_call")},
+        called={"_get_output_dir": Arguments(("self",), ("trial",))},
     ),
-    "DPOTrainer": Names(),
+    "DPOTrainer": Names(overridden=_CHECKPOINTS, called={"_get_output_dir": Arguments(("self",), ("trial",))}),
 }
 
 # ------------------------------------------------------------------------------ what is used of other classes

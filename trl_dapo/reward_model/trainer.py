@@ -19,6 +19,7 @@ from transformers import DataCollator, EvalPrediction, PreTrainedModel, PreTrain
 from trl import RewardConfig as HostConfig
 from trl import RewardTrainer as HostTrainer
 
+from ..host.checkpoint_seams import CheckpointSeams
 from ..host.compat import check_host
 from ..host.preference_rows import check_token_ids, checked_preferences
 from ..host.promotion import promoted
@@ -32,7 +33,7 @@ from .statistics import RewardStatistics
 logger = get_logger(__name__)
 
 
-class RewardTrainer(HostTrainer):
+class RewardTrainer(CheckpointSeams, HostTrainer):
     """
     [`~trl.RewardTrainer`] with a head that is trained and saved, calibration metrics, and statistics of the rewards.
 
@@ -125,6 +126,10 @@ class RewardTrainer(HostTrainer):
         super().log(logs, start_time)
 
     # Checkpoints
+
+    def run_begins(self, checkpoint: str | None) -> None:
+        super().run_begins(checkpoint)
+        self._pairs["train"].clear()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         # Before the host saves, because it may push the folder to the Hub right away
