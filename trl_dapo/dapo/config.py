@@ -5,6 +5,7 @@ A toggle decides what TRL's scattered fields say; whoever sets such a field hims
 invariant: after construction the toggles and TRL's fields tell the same story.
 """
 
+import math
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -463,6 +464,8 @@ class DAPOConfig(GRPOConfig):
         for name in ("overlong_penalty_factor", "max_refill_rounds", "dynamic_sampling_tolerance"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+        if not math.isfinite(self.overlong_penalty_factor):
+            raise ValueError(f"`overlong_penalty_factor` must be finite, got {self.overlong_penalty_factor}.")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 listed = " or ".join(repr(value) for value in allowed)

@@ -18,6 +18,7 @@ from trl.trainer.utils import get_config_model_id
 
 from ..host.compat import check_host
 from ..host.fetching import FetchedOnce
+from ..host.finite_weights import FiniteWeights
 from ..host.promotion import promoted
 from ..host.resume import Parts, RolloutPlace, RolloutShape, epochs_behind
 from ..host.seams import Seams
@@ -28,6 +29,7 @@ from ..qlora.precision import adapters_kept, is_quantized, set_adapter_dtype
 from .batch_size import check_dataset
 from .config import ROW_MEAN_LOSSES, GRPOConfig
 from .reward_errors import named
+from .reward_values import check_rewards, check_weights
 
 
 class GRPOTrainer(Seams):
@@ -74,6 +76,7 @@ class GRPOTrainer(Seams):
         self.drops_finished_rows = args.drops_finished_rows
         self.rollout_place = RolloutPlace(self.host, self.accelerator.device, self.log_completions)
         self._set_up_packing(args)
+        self.add_callback(FiniteWeights(self.trained))
 
     @classmethod
     def own_config(cls, model: Any, args: trl.GRPOConfig | None) -> GRPOConfig:
@@ -85,6 +88,7 @@ class GRPOTrainer(Seams):
     def check_arguments(self, args: GRPOConfig, given: dict[str, Any]) -> None:
         """Raises for arguments of the constructor, by name, that cannot be right, before a model is loaded."""
         check_dataset(given.get("train_dataset"), args)
+        check_weights(args.reward_weights)
         loading: Any = args.model_init_kwargs or {}
         asked = given.get("quantization_config") or loading.get("quantization_config")
         _check_vllm(args, is_quantized(given["model"]) or asked is not None)
@@ -156,6 +160,12 @@ class GRPOTrainer(Seams):
         functions: list[Any] = self.reward_funcs
         pairs = zip(functions, self.reward_func_names, strict=True)
         return {"reward_funcs": [named(function, name, self.reward_timeout) for function, name in pairs]}
+
+    def check_rewards(self, rewards: torch.Tensor, prompts: list, completions: list) -> None:
+        if self.rollout_place is None:  # made without `__init__`, so without weights
+            return
+        weights = self.reward_weights[: rewards.size(1)]
+        check_rewards(rewards, self.reward_func_names, weights, prompts, completions, self.accelerator.process_index)
 
     def shared_parts(self) -> Parts:
         return {"rollout": RolloutShape(self.host, self.num_iterations)}

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from trl import GRPOTrainer as HostTrainer
 
+from .finite_weights import Named, check_finite_weights, trained_parameters
 from .passes import Pass
 from .required import required
 from .resume import Parts, checkpoint_to_resume, load_parts, save_parts
@@ -121,11 +122,26 @@ class Seams(HostTrainer):
         """Returns the attributes that the host reads its reward functions from, where they differ for the call."""
         return {}
 
+    def check_rewards(self, rewards: torch.Tensor, prompts: list, completions: list) -> None:
+        """
+        Raises for rewards of the user's functions that cannot be trained on, before anything is computed from them.
+
+        Args:
+            rewards (`torch.Tensor`):
+                Shape `(rows of all processes, functions)`.
+            prompts, completions (`list`):
+                Texts or messages of this process's rows.
+        """
+
     def shaped(self, rewards: torch.Tensor, completion_ids: list[list[int]]) -> torch.Tensor:
         """
         Returns the rewards of the user's functions, shape `(rows of all processes, functions)`, with what shapes them.
         """
         return rewards
+
+    def trained(self) -> Named:
+        """Returns all that training moves, by name."""
+        return trained_parameters(self.model)
 
     def shared_parts(self) -> Parts:
         """Returns the parts of a checkpoint that are the same on every process."""
@@ -195,6 +211,7 @@ class Seams(HostTrainer):
         def rewards() -> torch.Tensor:
             with swapped(self, **self.functions_to_call()):
                 rewards = host(inputs, prompts, completions, completion_ids_list)
+            self.check_rewards(rewards, prompts, completions)
             return self.shaped(rewards, completion_ids_list)
 
         return self.present_pass.rewards(rewards, inputs)
@@ -209,6 +226,10 @@ class Seams(HostTrainer):
         return self.present_pass.loss(super()._compute_loss, model, inputs)
 
     # The host's methods: checkpoints
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        check_finite_weights(self.trained(), self.state.global_step)
+        super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model, trial) -> None:
         # Ours first: the host ends with its own state and then removes older checkpoints

@@ -5,6 +5,7 @@ Fields that PPO shares with GRPO keep TRL's names. The invariant: a field that P
 asks for something.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from ..grpo.config import GRPOConfig
@@ -158,6 +159,10 @@ class PPOConfig(GRPOConfig):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"`{name}` must not be negative, got {value}.")
+        for name in ("beta", "missing_eos_penalty"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"`{name}` is part of the reward and must be finite, got {value}.")
         if self.kl_estimator not in KL_ESTIMATORS:
             raise ValueError(f"`kl_estimator` must be one of {list(KL_ESTIMATORS)}, got {self.kl_estimator!r}.")
         if self.kl_target is not None and self.beta == 0:
