@@ -18,6 +18,7 @@ from peft import PeftModel
 from trl.trainer.utils import disable_dropout_in_model
 
 from ..grpo.trainer import GRPOTrainer, model_name
+from ..host.finite_weights import Named
 from ..host.passes import Pass
 from ..host.required import required
 from ..host.resume import Parts
@@ -147,6 +148,9 @@ class PPOTrainer(GRPOTrainer):
         super().step_begins()
         if self.host.is_inside_rollout and self.host.step % self.host.steps_per_generation == 0:
             self._reshuffle()
+
+    def trained(self) -> Named:
+        return [*super().trained(), *self.critic.named_parameters()]
 
     def shared_parts(self) -> Parts:
         return {**super().shared_parts(), "kl_coefficient": self._kl_coefficient, "scores": self._running_scores}
