@@ -21,6 +21,7 @@ from trl import GRPOTrainer as HostTrainer
 
 from .finite_weights import Named, check_finite_weights, trained_parameters
 from .passes import Pass
+from .randomness import random_state_kept
 from .required import required
 from .resume import Parts, checkpoint_to_resume, load_parts, save_parts
 from .state import HostState
@@ -190,6 +191,19 @@ class Seams(HostTrainer):
             loss = self.update_phase.run(steps, model, inputs)
         self.step_ended()
         return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        # The host tells what belongs to training by the model's mode, and a callback may evaluate inside of a step.
+        # What it draws would change the rest of the run, which evaluations on schedule do as in the host
+        training, log_is_due = self.model.training, self.control.should_log
+        by_callback = self.is_in_train and not self.control.should_evaluate
+        try:
+            with random_state_kept() if by_callback else nullcontext():
+                return super().evaluate(*args, **kwargs)
+        finally:
+            self.model.train(training)
+            if log_is_due and by_callback:
+                self.control.should_log = True  # the step's own, which the host takes the evaluation's for
 
     # The host's methods: a pass
 
