@@ -167,6 +167,13 @@ class DAPOTrainer(GRPOTrainer):
             self._log_rollout({"dapo/update_seconds": self._slowest(self._update_seconds)})
             self._update_seconds = 0.0
 
+    def log_begins(self, logs: dict[str, float]) -> None:
+        super().log_begins(logs)
+        # A rollout feeds several updates; those after the first would have no `dapo/*` keys
+        if self.sampler is not None and self.model.training and "train_runtime" not in logs:
+            for name, value in self.tally.last_rollout.items():
+                self.host.metrics["train"].setdefault(name, [value])
+
     def functions_to_call(self) -> dict[str, list]:
         called = super().functions_to_call()
         if self.length_penalty is None:
@@ -206,13 +213,6 @@ class DAPOTrainer(GRPOTrainer):
         self._rollout_seconds = time.perf_counter() - started
         self._log_rollout({"dapo/generation_seconds": self._slowest(self._rollout_seconds)})
         return output
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        # A rollout feeds several updates; those after the first would have no `dapo/*` keys
-        if self.sampler is not None and self.model.training and "train_runtime" not in logs:
-            for name, value in self.tally.last_rollout.items():
-                self.host.metrics["train"].setdefault(name, [value])
-        super().log(logs, start_time)
 
     # A rollout
 

@@ -115,6 +115,9 @@ class Seams(HostTrainer):
     def step_ended(self) -> None:
         """Called after each accumulation step."""
 
+    def log_begins(self, logs: dict[str, float]) -> None:
+        """Called before each log, with what transformers logs; the host's metrics can be added to."""
+
     def while_generating(self) -> AbstractContextManager[None]:
         """Returns what surrounds the host's generation."""
         return nullcontext()
@@ -191,6 +194,12 @@ class Seams(HostTrainer):
             loss = self.update_phase.run(steps, model, inputs)
         self.step_ended()
         return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self.log_begins(logs)
+        # The host logs `None` for a name that has no number, such as a clip ratio where no token is in the loss
+        self.host.drop_numberless()
+        super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         # The host tells what belongs to training by the model's mode, and a callback may evaluate inside of a step.
