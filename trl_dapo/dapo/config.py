@@ -283,8 +283,9 @@ class DAPOConfig(GRPOConfig):
         """
         Returns the config promoted to DAPO, and one line for each field that changed.
 
-        Fields that hold [`~trl.GRPOConfig`]'s default take DAPO's; fields that the user set stay, and so does the size
-        of the rollout. A toggle that such a field contradicts is off.
+        Fields that hold [`~trl.GRPOConfig`]'s default take DAPO's, also where the user wrote that value himself, which
+        cannot be told: a [`DAPOConfig`] keeps it. Fields of another value stay, and so does the size of the rollout. A
+        toggle that such a field contradicts is off.
         """
         promoted = object.__new__(cls)
         promoted.__dict__.update(vars(config))
@@ -519,13 +520,27 @@ class DAPOConfig(GRPOConfig):
             )
 
     def _changes_since(self, config: HostConfig) -> list[str]:
-        lines = []
-        for own in fields(HostConfig):
-            before, after = getattr(config, own.name), getattr(self, own.name)
-            if before != after:
-                lines.append(f"{own.name}: {_plain(before)} -> {_plain(after)}")
-        lines += [f"{toggle}: on" if getattr(self, toggle) else f"{toggle}: off" for toggle in TOGGLES]
-        return lines
+        changed = [own.name for own in fields(HostConfig) if getattr(config, own.name) != getattr(self, own.name)]
+        lines = [f"{name}: {_plain(getattr(config, name))} -> {_plain(getattr(self, name))}" for name in changed]
+        if changed:
+            lines.append(
+                f"A value that equals TRL's default cannot be told from one that was not set: if you chose one of "
+                f"{', '.join(changed)}, give a DAPOConfig with it instead of the GRPOConfig."
+            )
+        if self._clips and ("epsilon_high" in changed or _is_set(config, "epsilon")):
+            high = self.epsilon if self.epsilon_high is None else self.epsilon_high
+            lines.append(f"clip range of the importance ratio: {1 - self.epsilon:g} to {1 + high:g}")
+        return lines + [f"{toggle}: {self._state_of(toggle)}" for toggle in TOGGLES]
+
+    @property
+    def _clips(self) -> bool:
+        return self.loss_type not in (*UNCLIPPED_LOSSES, "cispo")
+
+    def _state_of(self, toggle: str) -> str:
+        if not getattr(self, toggle):
+            return "off"
+        inert = any(line.startswith(f"`{toggle}` has no effect") for line in self.inert_parts())
+        return "without effect here, see below" if inert else "on"
 
 
 def toggles_beside(values: dict[str, Any]) -> dict[str, bool]:

@@ -16,10 +16,14 @@ from typing import Any
 import torch
 from datasets import Dataset, IterableDataset
 
+from ...host.required import required
 from .history import PromptHistory
 
 
 Row = dict[str, Any]
+
+# So many batches in a row that hold the whole dataset are no accident: what waits would be first in all of them
+WHOLE_BATCHES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,10 @@ class PromptStream:
     Prompts in a deterministic order, each once per epoch, reshuffled every epoch.
 
     Within one batch no prompt is served twice: when an epoch ends inside a batch, prompts of the next epoch that the
-    batch already holds wait for the next batch. Prompts that the history skips, or that Thompson sampling does not
-    choose, are passed over until the next epoch; where nothing else is left for the batch, they are served after all.
+    batch already holds wait for the next batch. Where batch after batch holds the whole dataset, each gets an order of
+    its own, and what waits is passed over: it would come first in all of them. Prompts that the history skips, or that
+    Thompson sampling does not choose, are passed over until the next epoch; where nothing else is left for the batch,
+    they are served after all.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
@@ -79,6 +85,7 @@ class PromptStream:
         self._open(0)
         self._waiting: list[Place] = []
         self._batch: dict[Any, int] = {}  # identity -> epoch in which this batch took it
+        self._whole_before = 0  # batches in a row before this one that held the whole dataset
         self._lenient = False  # whether this batch takes prompts that the history would skip
         self.served = 0
         self.passed_over = 0
@@ -93,6 +100,7 @@ class PromptStream:
         Forgets which prompts the last batch holds; `held` are those that the next one holds already, each with the
         epoch in which it was served.
         """
+        self._whole_before = self._whole_batches
         self._batch = dict(held)
         self._lenient = False
 
@@ -114,6 +122,8 @@ class PromptStream:
         for place in places:
             self._enter(place)
         self.served += len(places)
+        if places and self._whole_batches >= WHOLE_BATCHES:
+            self._end_pass()
         return places
 
     def rows(self, places: list[Place], copies: int, part: slice = slice(None)) -> list[Row]:
@@ -134,6 +144,7 @@ class PromptStream:
             "waiting": waiting,
             "served": self.served,
             "passed_over": self.passed_over,
+            "whole_batches": self._whole_batches,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -163,6 +174,7 @@ class PromptStream:
         self._length = state["length"]
         self.served, self.passed_over = state["served"], state["passed_over"]
         self.begin_batch()
+        self._whole_before = state.get("whole_batches", 0)
 
     def _candidates(self, count: int) -> list[Place]:
         """Returns `count` places in the order of the stream or, with Thompson sampling, the best of a larger pool."""
@@ -214,6 +226,21 @@ class PromptStream:
         skipped = not self._lenient and self._history.skips(place.identity, place.epoch, place.ordinal)
         self.passed_over += skipped
         return skipped
+
+    @property
+    def _whole_batches(self) -> int:
+        """Batches in a row that held the whole dataset, with this one where it has begun."""
+        if not self._batch:
+            return self._whole_before
+        return self._whole_before + 1 if self._distinct and len(self._batch) == self._length else 0
+
+    def _end_pass(self) -> None:
+        """Goes on to the next pass, whatever is left of this one: the batch holds every prompt."""
+        self.passed_over += len(self._waiting)
+        self._waiting = []
+        if self._position:
+            self.passed_over += required(self._length) - self._position
+            self._open(self._epoch + 1)
 
     def _open(self, epoch: int) -> None:
         self._epoch, self._position = epoch, 0
