@@ -357,7 +357,7 @@ class DAPOConfig(GRPOConfig):
 
     def inert_parts(self) -> list[str]:
         """Returns one line for each part that is on and cannot have the effect that its name promises."""
-        lines = []
+        lines = super().inert_parts()
         if self.clip_higher and self.loss_type in UNCLIPPED_LOSSES:
             lines.append(f"`clip_higher` has no effect: loss_type={self.loss_type!r} does not clip.")
         elif self.clip_higher and self.updates_between_generations <= 1:

@@ -22,7 +22,7 @@ from ..host.fetching import Places
 from ..host.required import required
 from ..host.resume import Parts
 from . import logs
-from .config import PROMPT_SWITCHES, DAPOConfig
+from .config import PROMPT_SWITCHES, TOGGLES, DAPOConfig
 from .length_penalty import LISTS, LengthPenalty, add_length_penalty
 from .raw_metric import PENALTY_NAME, RawMetric, penalty_columns
 from .sampling.candidates import Candidates
@@ -120,8 +120,6 @@ class DAPOTrainer(GRPOTrainer):
         self._rounds = Rounds(self, super()._generate_and_score_completions)
         self._token_weights = WeightedTokens(token_importance_func, self.args.token_level_scope, self.num_generations)
         self.sampler = DynamicSampler(self, self._rounds, self._raw_metric, *self._open_stream(), self.tally)
-        for line in self.args.inert_parts():
-            logger.warning(line)
 
     @classmethod
     def own_config(cls, model: Any, args: trl.GRPOConfig | None) -> DAPOConfig:
@@ -192,6 +190,11 @@ class DAPOTrainer(GRPOTrainer):
         sampler = required(self.sampler)
         own = {"prompts": sampler.stream, "history": sampler.history, "keep_rate": sampler.keep_rate}
         return {**super().shared_parts(), **own, "tally": self.tally}
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        switches = ("max_refill_rounds", "token_level_scope", "surplus", *PROMPT_SWITCHES)
+        return (*super().settings, *TOGGLES, *switches)
 
     def own_parts(self) -> Parts:
         return {**super().own_parts(), "surplus": required(self.sampler).surplus}

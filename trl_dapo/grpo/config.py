@@ -11,6 +11,7 @@ from typing import Any
 import trl
 
 from ..qlora.precision import check_adapter_dtype
+from .generation_fields import contradictions
 
 
 # A sum over tokens divided by one number for all of a rollout, or a mean over rows of one weight each: the rows of an
@@ -125,6 +126,10 @@ class GRPOConfig(trl.GRPOConfig):
     def batch_size_fields(self) -> tuple[str, ...]:
         """The fields to lower where a generation batch needs too many prompts."""
         return "steps_per_generation", "generation_batch_size"
+
+    def inert_parts(self) -> list[str]:
+        """Returns one line for each setting that cannot have the effect that its name promises."""
+        return contradictions(self)
 
     def fixed_by(self) -> str | None:
         """Returns the field, with its value, that ties the loss to TRL's own micro-batches; `None` where none does."""

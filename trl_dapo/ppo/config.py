@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 
 from ..grpo.config import GRPOConfig
+from .warmup import long_warmup
 
 
 CLIPPED_LOSSES = ("dapo", "bnpo", "grpo", "dr_grpo")
@@ -140,6 +141,10 @@ class PPOConfig(GRPOConfig):
         self.num_generations = generations
         if self.critic_learning_rate is None:
             self.critic_learning_rate = CRITIC_LEARNING_RATE_FACTOR * self.learning_rate
+
+    def inert_parts(self) -> list[str]:
+        """Returns one line for each setting that cannot have the effect that its name promises."""
+        return super().inert_parts() + long_warmup(self.critic_warmup_steps, self.max_steps)
 
     def _check_ranges(self) -> None:
         for name in ("gamma", "lam"):
