@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from trl_dapo.reward_model.calibration import (
     brier_score,
+    chance_calibration_error,
     expected_calibration_error,
     pair_metrics,
     pearson_correlation,
@@ -30,6 +31,30 @@ def test_calibration_error_by_hand():
     margins_B = torch.tensor([LOG3 + 1e-9, LOG3 + 1e-9, -LOG3 - 1e-9, LOG9 + 1e-9], dtype=torch.float64)
     assert expected_calibration_error(margins_B, bins=2) == pytest.approx(0.0375, abs=1e-8)
     assert expected_calibration_error(margins_B, bins=5) == pytest.approx(0.0875, abs=1e-8)
+
+
+def test_chance_by_hand():
+    # One bin. Two pairs of confidence 3/4: 0, 1 or 2 right with chances 1/16, 6/16, 9/16, 1.5 expected. Mean distance
+    # (1.5 + 6 * 0.5 + 9 * 0.5) / 16 = 9/16, of 2 pairs 9/32. A tie adds a pair and no chance: 9/48.
+    margins_B = torch.tensor([LOG3, -LOG3], dtype=torch.float64)
+    assert chance_calibration_error(margins_B, bins=1) == pytest.approx(9 / 32, abs=1e-12)
+    with_tie = torch.tensor([LOG3, 0.0, LOG3], dtype=torch.float64)
+    assert chance_calibration_error(with_tie, bins=1) == pytest.approx(9 / 48, abs=1e-12)
+    assert math.isnan(chance_calibration_error(torch.empty(0)))
+
+
+@pytest.mark.parametrize("pairs", [8, 64, 4096])
+def test_chance_is_what_a_calibrated_model_gets_on_average(pairs):
+    draw = torch.Generator().manual_seed(0)
+    strength = torch.rand(pairs, generator=draw, dtype=torch.float64) * 4
+    found = []
+    for _ in range(400):
+        right = torch.rand(pairs, generator=draw, dtype=torch.float64) < torch.sigmoid(strength)
+        found.append(expected_calibration_error(torch.where(right, strength, -strength)))
+    mean, error = sum(found) / 400, torch.tensor(found).std().item() / 20
+    assert chance_calibration_error(strength) == pytest.approx(mean, abs=4 * error)
+    # What docs/reward_model.md says of 8 pairs
+    assert pairs != 8 or 0.2 < mean < 0.35
 
 
 def test_bins_begin_at_one_half():
@@ -102,6 +127,7 @@ def test_pair_metrics_by_hand():
     lengths_B2 = torch.tensor([[5.0, 3.0], [6.0, 2.0], [2.0, 4.0], [3.0, 3.0]])
     found = pair_metrics(rewards_B2, lengths_B2)
     assert found["ties"] == 0.25
+    assert found["calibration_pairs"] == 4
     assert found["accuracy_chosen_longer"] == 0.5
     assert found["accuracy_chosen_shorter"] == 1.0
     # Rewards sum to 8 and lengths to 28: means 1 and 3.5. Sum of products 5 + 0 + 0 + 4 + 6 + 0 + 3 + 3 = 21, less

@@ -542,15 +542,52 @@ def test_promotion_leaves_the_users_config_alone():
 
 
 def test_promotion_tells_what_changed_and_nothing_else():
-    _, lines = DAPOConfig.from_grpo_config(grpo())
+    _, lines = DAPOConfig.from_grpo_config(grpo(steps_per_generation=2))
     assert lines[-5:] == [f"{toggle}: on" for toggle in TOGGLES]
-    assert sorted(lines[:-5]) == [
+    assert lines[-6] == "clip range of the importance ratio: 0.8 to 1.28"
+    assert sorted(lines[:-7]) == [
         "disable_dropout: False -> True",
         "epsilon_high: None -> 0.28",
         "lr_scheduler_type: linear -> constant_with_warmup",
         "mask_truncated_completions: False -> True",
-        "warmup_steps: 0 -> 20",
+        "warmup_steps: 0 -> 40",
     ]
+
+
+def test_promotion_says_that_a_default_that_was_set_does_not_stay_and_how_to_keep_it():
+    config, lines = DAPOConfig.from_grpo_config(grpo(lr_scheduler_type="linear", steps_per_generation=2))
+    assert config.lr_scheduler_type == "constant_with_warmup"
+    (line,) = [line for line in lines if "cannot be told" in line]
+    assert "lr_scheduler_type" in line
+    assert "DAPOConfig" in line
+    # What is kept that way
+    assert dapo(lr_scheduler_type="linear", steps_per_generation=2).lr_scheduler_type == "linear"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"epsilon": 0.1}, "0.9 to 1.28"),
+        ({"epsilon": 0.3}, "0.7 to 1.3"),
+        ({"epsilon": 0.1, "epsilon_high": 0.3}, "0.9 to 1.3"),
+        ({}, "0.8 to 1.28"),
+        ({"loss_type": "cispo", "epsilon_high": 5.0}, None),
+        ({"loss_type": "vespo"}, None),
+    ],
+)
+def test_promotion_tells_the_clip_range(values, told):
+    _, lines = DAPOConfig.from_grpo_config(grpo(**values))
+    assert [line for line in lines if "clip range" in line] == (
+        [] if told is None else [f"clip range of the importance ratio: {told}"]
+    )
+
+
+@pytest.mark.parametrize("values", [{}, {"loss_type": "vespo", "steps_per_generation": 4}])
+def test_promotion_does_not_call_clip_higher_on_where_it_has_no_effect(values):
+    config, lines = DAPOConfig.from_grpo_config(grpo(**values))
+    assert any("`clip_higher` has no effect" in line for line in config.inert_parts())
+    assert "clip_higher: without effect here, see below" in lines
+    assert "clip_higher: on" not in lines
 
 
 def test_promotion_tells_nothing_of_fields_that_stay():

@@ -39,7 +39,7 @@ LEAVES = {
     "dapo.sampling.candidates": ({"torch"}, {"dapo.sampling.groups", "dapo.sampling.rollouts"}),
     "dapo.sampling.groups": ({"torch"}, set()),
     "dapo.sampling.history": (set(), set()),
-    "dapo.sampling.prompts": ({"torch", "datasets"}, {"dapo.sampling.history"}),
+    "dapo.sampling.prompts": ({"torch", "datasets"}, {"dapo.sampling.history", "host.required"}),
     "dapo.sampling.refill": ({"torch"}, set()),
     "dapo.token_weights": ({"torch"}, set()),
     "host.checkpoints": ({"safetensors"}, set()),
@@ -304,8 +304,9 @@ def test_few_methods_of_the_host_are_overridden_and_none_often():
         for name, classes in by_name.items()
         if name != "__init__" and len(classes) > 2
     )
-    # 20 for passes and parts; `_run_epoch`, `_load_from_checkpoint` and `_load_best_model` for what a load leaves out
-    assert len(overrides()) <= 23, "\n".join(f"{cls}.{name}" for name, cls in overrides())
+    # 20 for passes and parts. Three for what a load leaves out: `_run_epoch`, `_load_from_checkpoint`,
+    # `_load_best_model`; two for what is evaluated inside of a step and what must not be saved: `evaluate`, `save_model`
+    assert len(overrides()) <= 25, "\n".join(f"{cls}.{name}" for name, cls in overrides())
 
 
 def made(node: ast.ClassDef) -> set[str]:

@@ -227,6 +227,54 @@ def test_batches_that_exhaust_the_dataset_do_not_pile_up_waiting_prompts():
     assert len(stream.state_dict()["waiting"]) <= 2 * 8
 
 
+@pytest.mark.parametrize("make", [letters, streamed])
+def test_batches_that_take_the_whole_dataset_have_no_prompt_that_is_always_first(make):
+    # 13 prompts: a first batch of 8, then batches that take 8 and, as a refill, the other 5. Without a new order, the
+    # 5 that the first batch left would wait, and so be among the first 8, for ever
+    stream = PromptStream(make(ALPHABET[:13]), seed=0)
+    batch(stream, 8)
+    rounds = [batch(stream, 8, 8) for _ in range(203)][3:]
+    assert all(len(first) == 8 and sorted(first + rest) == list(ALPHABET[:13]) for first, rest in rounds)
+    first = Counter("".join(first for first, _ in rounds))
+    # Each is among the first with probability 8/13: 123 times of 200, give or take 7
+    assert min(first.values()) > 95
+    assert max(first.values()) < 151
+    assert len({first for first, _ in rounds}) > 195
+
+
+def test_a_batch_that_takes_the_whole_dataset_once_leaves_what_waits_first():
+    stream = PromptStream(letters("abcd"), seed=165)
+    batch(stream, 2)
+    assert batch(stream, 2, 2) == ["cd", "ab"]
+    assert batch(stream, 3, 1) == ["cdb", "a"]
+    # The third in a row begins with those that wait, d and c, for the last time
+    assert batch(stream, 2, 2)[0] == "dc"
+    whole = PromptStream(letters("abcd"), seed=165)
+    orders = [batch(whole, 4)[0] for _ in range(6)]
+    assert batch(stream, 4) == [orders[4]]
+    assert batch(stream, 4) == [orders[5]]
+
+
+@pytest.mark.parametrize("make", [letters, streamed])
+def test_batches_of_the_whole_dataset_are_in_trls_order_from_the_start(make):
+    one, other = (PromptStream(make("abcdefg"), seed=3) for _ in range(2))
+    in_one_take = [batch(one, 7)[0] for _ in range(6)]
+    assert ["".join(batch(other, 3, 4)) for _ in range(6)] == in_one_take
+    assert len(set(in_one_take)) > 1
+    assert other.passed_over == 0
+
+
+def test_a_run_of_whole_batches_goes_on_after_a_resume():
+    for stop in range(1, 7):
+        stream = PromptStream(letters(ALPHABET[:5]), seed=1)
+        batch(stream, 3)
+        for _ in range(stop):
+            batch(stream, 3, 3)
+        other = resumed(stream, PromptStream(letters(ALPHABET[:5]), seed=1))
+        assert other.state_dict() == stream.state_dict()
+        assert [batch(other, 3, 3) for _ in range(4)] == [batch(stream, 3, 3) for _ in range(4)]
+
+
 # ----------------------------------------------------------------------------------------------------- skipped prompts
 
 
@@ -675,13 +723,17 @@ def test_a_resumed_stream_continues_identically_from_any_point(before, after, te
 def test_no_prompt_is_twice_in_a_batch_and_none_a_whole_epoch_behind(batches, size, shuffle, iterable):
     dataset = (streamed if iterable else letters)("abcdefgh"[:size])
     stream = PromptStream(dataset, seed=2, shuffle=shuffle)
-    served = Counter(dict.fromkeys("abcdefgh"[:size], 0))
+    served, whole = Counter(dict.fromkeys("abcdefgh"[:size], 0)), 0
     for chunks in run(stream, batches):
         prompts = "".join(chunks)
         assert len(set(prompts)) == len(prompts)
         served.update(prompts)
         # Whatever the sizes of the takes: every prompt once before any twice
         assert max(served.values()) - min(served.values()) <= 1
+        # A third batch in a row that takes the whole dataset ends the pass, and the count begins again
+        whole = whole + 1 if len(prompts) == size else whole if not prompts else 0
+        if whole >= 3:
+            served = Counter(dict.fromkeys(served, 0))
 
 
 @settings(deadline=None, max_examples=50)

@@ -57,6 +57,14 @@ def test_python_blocks_run_one_after_the_other(hub, small):
         exec(compile(script, "README.md", "exec"), names)
 
 
+@pytest.mark.parametrize("path", [ROOT / "README.md", *DOCS], ids=lambda path: path.name)
+def test_every_python_block_is_python(path):
+    for block in blocks(path.read_text(), "python"):
+        # Lines of a console are doctest's, not a script's
+        code = "\n".join(line[4:] for line in block.splitlines() if line[:3] in (">>>", "..."))
+        compile(code if block.startswith(">>>") else block, path.name, "exec")
+
+
 def test_commands_of_make_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     named = set(re.findall(r"\bmake ([a-z-]+)", README))

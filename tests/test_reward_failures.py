@@ -89,7 +89,7 @@ def error_of(reward_func, *texts, kind=RuntimeError, timeout=None, **kwargs):
     [
         [1.0, None],
         (1, True),
-        [float("nan"), float("inf")],
+        [float("nan"), -3e38],
         [None, None],
         torch.tensor([0.5, 1.5]),
         torch.tensor([[0.5], [1.5]]),  # TRL takes tensors of one number for numbers

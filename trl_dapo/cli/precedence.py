@@ -8,7 +8,7 @@ even to TRL's own default. If the user set both, [`DAPOConfig`] refuses the cont
 from collections.abc import Set
 from typing import Any
 
-from trl_dapo.dapo.config import TOGGLES, toggles_beside
+from trl_dapo.dapo.config import PAPER_EPSILON_HIGH, TOGGLES, toggles_beside
 
 from .reward_names import LENGTH_PENALTY_NAMES
 
@@ -47,6 +47,9 @@ def yield_to_given(values: dict[str, Any], given: Set[str]) -> list[str]:
                 rivals = [name for name in rivals if name != "loss_type"]
             because = ", ".join(f"{name}={values[name]}" for name in rivals)
             lines.append(f"{toggle} is off: {because} was given")
+    lower, raised = values["epsilon"], values["clip_higher"] and "epsilon_high" not in given
+    if "epsilon" in given and raised and lower < PAPER_EPSILON_HIGH:
+        lines.append(f"the clip range is {1 - lower:g} to {1 + PAPER_EPSILON_HIGH:g}: epsilon={lower} was given")
     schedule = values["lr_scheduler_type"]
     if {"lr_scheduler_type", "warmup_steps"} & given == {"lr_scheduler_type"} and schedule != "constant_with_warmup":
         values["warmup_steps"] = 0.0

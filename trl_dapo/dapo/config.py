@@ -6,6 +6,7 @@ toggles and fields never contradict each other after construction. What a toggle
 folder; what a batch of this config holds is in `batch_plan.py`.
 """
 
+import math
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -289,8 +290,9 @@ class DAPOConfig(GRPOConfig):
         """
         Returns the config promoted to DAPO, and one line for each field that changed.
 
-        Fields with [`~trl.GRPOConfig`]'s default take DAPO's default. Fields that the user set stay, and so does the
-        size of the rollout. A toggle that contradicts such a field is turned off.
+        Fields with [`~trl.GRPOConfig`]'s default take DAPO's default, even if the user wrote that value, which cannot
+        be told apart: give a [`DAPOConfig`] to keep it. Other values stay, and so does the size of the rollout. A
+        toggle that contradicts such a value is turned off.
         """
         promoted = with_defaults(config, cls)
         promoted.__dict__.update(toggles_beside(vars(config)))
@@ -358,7 +360,7 @@ class DAPOConfig(GRPOConfig):
 
     def inert_parts(self) -> list[str]:
         """Returns one line for each part that is on but cannot have the effect that its name promises."""
-        lines = []
+        lines = super().inert_parts()
         if self.clip_higher and self.loss_type in UNCLIPPED_LOSSES:
             lines.append(f"`clip_higher` has no effect: loss_type={self.loss_type!r} does not clip.")
         elif self.clip_higher and self.updates_between_generations <= 1:
@@ -468,6 +470,8 @@ class DAPOConfig(GRPOConfig):
         for name in ("overlong_penalty_factor", "max_refill_rounds", "dynamic_sampling_tolerance"):
             if not getattr(self, name) >= 0:  # also true for NaN
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+        if not math.isfinite(self.overlong_penalty_factor):
+            raise ValueError(f"`overlong_penalty_factor` must be finite, got {self.overlong_penalty_factor}.")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 listed = " or ".join(repr(value) for value in allowed)
@@ -521,13 +525,27 @@ class DAPOConfig(GRPOConfig):
             )
 
     def _changes_since(self, config: HostConfig) -> list[str]:
-        lines = []
-        for own in fields(HostConfig):
-            before, after = getattr(config, own.name), getattr(self, own.name)
-            if before != after:
-                lines.append(f"{own.name}: {_plain(before)} -> {_plain(after)}")
-        lines += [f"{toggle}: on" if getattr(self, toggle) else f"{toggle}: off" for toggle in TOGGLES]
-        return lines
+        changed = [own.name for own in fields(HostConfig) if getattr(config, own.name) != getattr(self, own.name)]
+        lines = [f"{name}: {_plain(getattr(config, name))} -> {_plain(getattr(self, name))}" for name in changed]
+        if changed:
+            lines.append(
+                f"A value that equals TRL's default cannot be told from one that was not set: if you chose one of "
+                f"{', '.join(changed)}, give a DAPOConfig with it instead of the GRPOConfig."
+            )
+        if self._clips and ("epsilon_high" in changed or _is_set(config, "epsilon")):
+            high = self.epsilon if self.epsilon_high is None else self.epsilon_high
+            lines.append(f"clip range of the importance ratio: {1 - self.epsilon:g} to {1 + high:g}")
+        return lines + [f"{toggle}: {self._state_of(toggle)}" for toggle in TOGGLES]
+
+    @property
+    def _clips(self) -> bool:
+        return self.loss_type not in (*UNCLIPPED_LOSSES, "cispo")
+
+    def _state_of(self, toggle: str) -> str:
+        if not getattr(self, toggle):
+            return "off"
+        inert = any(line.startswith(f"`{toggle}` has no effect") for line in self.inert_parts())
+        return "without effect here, see below" if inert else "on"
 
 
 def toggles_beside(values: dict[str, Any]) -> dict[str, bool]:

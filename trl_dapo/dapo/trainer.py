@@ -22,7 +22,7 @@ from ..host.fetching import EmptyRows
 from ..host.required import required
 from ..host.resume import Parts
 from . import logs
-from .config import PROMPT_SWITCHES, DAPOConfig
+from .config import PROMPT_SWITCHES, TOGGLES, DAPOConfig
 from .length_penalty import LISTS, LengthPenalty, add_length_penalty
 from .raw_metric import PENALTY_NAME, RawMetric, penalty_columns
 from .sampling.candidates import Candidates
@@ -121,8 +121,6 @@ class DAPOTrainer(GRPOTrainer):
         self._rounds = Rounds(self, super()._generate_and_score_completions)
         self._token_weights = WeightedTokens(token_importance_func, self.args.token_level_scope, self.num_generations)
         self.sampler = DynamicSampler(self, self._rounds, self._raw_metric, *self._open_stream(), self.tally)
-        for line in self.args.inert_parts():
-            logger.warning(line)
 
     @classmethod
     def own_config(cls, model: Any, args: trl.GRPOConfig | None) -> DAPOConfig:
@@ -168,6 +166,13 @@ class DAPOTrainer(GRPOTrainer):
             self._log_rollout({"dapo/update_seconds": self._slowest(self._update_seconds)})
             self._update_seconds = 0.0
 
+    def log_begins(self, logs: dict[str, float]) -> None:
+        super().log_begins(logs)
+        # A rollout feeds several updates; those after the first would have no `dapo/*` keys
+        if self.sampler is not None and self.model.training and "train_runtime" not in logs:
+            for name, value in self.tally.last_rollout.items():
+                self.host.metrics["train"].setdefault(name, [value])
+
     def functions_to_call(self) -> dict[str, list]:
         called = super().functions_to_call()
         if self.length_penalty is None:
@@ -186,6 +191,11 @@ class DAPOTrainer(GRPOTrainer):
         sampler = required(self.sampler)
         own = {"prompts": sampler.stream, "history": sampler.history, "keep_rate": sampler.keep_rate}
         return {**super().shared_parts(), **own, "tally": self.tally}
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        switches = ("max_refill_rounds", "token_level_scope", "surplus", *PROMPT_SWITCHES)
+        return (*super().settings, *TOGGLES, *switches)
 
     def own_parts(self) -> Parts:
         return {**super().own_parts(), "surplus": required(self.sampler).surplus}
@@ -207,13 +217,6 @@ class DAPOTrainer(GRPOTrainer):
         self._rollout_seconds = time.perf_counter() - started
         self._log_rollout({"dapo/generation_seconds": self._slowest(self._rollout_seconds)})
         return output
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        # A rollout feeds several updates; those after the first would have no `dapo/*` keys
-        if self.sampler is not None and self.model.training and "train_runtime" not in logs:
-            for name, value in self.tally.last_rollout.items():
-                self.host.metrics["train"].setdefault(name, [value])
-        super().log(logs, start_time)
 
     # A rollout
 

@@ -19,6 +19,7 @@ from trl import DPOTrainer as HostTrainer
 
 from ..host.checkpoint_seams import CheckpointSeams
 from ..host.compat import DPO_GATHERED, check_host
+from ..host.finite_weights import FiniteWeights, check_finite_weights, trained_parameters
 from ..host.preference_rows import check_token_ids, checked_preferences, first_row
 from ..host.promotion import promoted
 from ..qlora.precision import adapters_kept, set_adapter_dtype
@@ -99,6 +100,7 @@ class DPOTrainer(CheckpointSeams, HostTrainer):
         set_adapter_dtype(self.model, self.args.adapter_dtype)
         if self.reference_free:
             self._drop_reference(adapters)
+        self.add_callback(FiniteWeights(lambda: trained_parameters(self.model)))
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         dataset = checked_preferences(dataset, dataset_name)
@@ -122,6 +124,10 @@ class DPOTrainer(CheckpointSeams, HostTrainer):
             self.precompute_ref_logps = precomputed
         self._log_advantages(rows[DPO_GATHERED.index("margins")])
         return result
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        check_finite_weights(trained_parameters(self.model), self.state.global_step)
+        super().save_model(output_dir, _internal_call)
 
     def _log_advantages(self, margins_B: torch.Tensor) -> None:
         wrong = int((~margins_B.isfinite()).sum())

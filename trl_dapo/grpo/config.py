@@ -11,6 +11,7 @@ from typing import Any
 import trl
 
 from ..qlora.precision import check_adapter_dtype
+from .generation_fields import contradictions
 
 
 # The rows of an update can be dealt to micro-batches in any way if the loss is a sum over tokens divided by one number
@@ -123,6 +124,10 @@ class GRPOConfig(trl.GRPOConfig):
     def batch_size_fields(self) -> tuple[str, ...]:
         """The fields to lower if a generation batch needs more prompts than the dataset has."""
         return "steps_per_generation", "generation_batch_size"
+
+    def inert_parts(self) -> list[str]:
+        """Returns one line for each setting that cannot have the effect that its name promises."""
+        return contradictions(self)
 
     def fixed_by(self) -> str | None:
         """Returns the field, with its value, that ties the loss to TRL's own micro-batches, or `None`."""

@@ -9,6 +9,7 @@ it returns is passed on unchanged.
 import asyncio
 import functools
 import inspect
+import math
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ def named(reward_func: Callable, name: str, timeout: float | None = None) -> Cal
 
     Raises:
         `RuntimeError`: When called, if `reward_func` raises. Its cause is the error that `reward_func` raised.
-        `ValueError`: When called, if `reward_func` does not return one number or `None` per row.
+        `ValueError`: When called, if `reward_func` does not return one finite number, NaN or `None` per row.
     """
     if isinstance(reward_func, torch.nn.Module):
         return reward_func
@@ -154,6 +155,20 @@ def _check(rewards: Any, name: str, kwargs: dict[str, Any]) -> None:
             if not _are_numbers([entry]):
                 text = f"{text} {_kind(entry)} for row {row} of rows 0 to {size - 1}"
                 raise ValueError(f"{text}, which is neither a number nor None.{_texts(kwargs, row)}")
+    _check_finite(entries, text, kwargs)
+
+
+def _check_finite(entries: list[Any], text: str, kwargs: dict[str, Any]) -> None:
+    """Raises for a reward that is infinite, or that becomes so in float32, in which TRL keeps rewards."""
+    infinite = torch.tensor([torch.nan if entry is None else entry for entry in entries], dtype=torch.float32).isinf()
+    if not infinite.any():
+        return
+    row = int(infinite.nonzero()[0])
+    what = "too large for float32, in which rewards are kept" if math.isfinite(entries[row]) else "not finite"
+    raise ValueError(
+        f"{text} {_kind(entries[row])} for row {row} of rows 0 to {len(entries) - 1}, which is {what}. Return a "
+        f"finite number, or None where the function does not apply.{_texts(kwargs, row)}"
+    )
 
 
 def _are_numbers(entries: list[Any]) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import trl
+from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch.utils.data import Sampler
@@ -18,9 +19,11 @@ from trl.trainer.utils import get_config_model_id
 
 from ..host.compat import check_host
 from ..host.fetching import FetchedOnce
+from ..host.finite_weights import FiniteWeights
 from ..host.promotion import promoted
 from ..host.resume import Parts, RolloutPlace, RolloutShape, epochs_behind
 from ..host.seams import Seams
+from ..host.settings import Settings
 from ..packing.logprobs import PackedPasses
 from ..packing.unfinished_rows import only_unfinished_rows
 from ..packing.update_phase import UpdatePhase
@@ -28,6 +31,29 @@ from ..qlora.precision import adapters_kept, is_quantized, set_adapter_dtype
 from .batch_size import check_dataset
 from .config import ROW_MEAN_LOSSES, GRPOConfig
 from .reward_errors import named
+from .reward_values import check_rewards, check_weights
+
+
+logger = get_logger(__name__)
+
+# Of those that every online trainer has
+SETTINGS = (
+    "loss_type",
+    "beta",
+    "epsilon",
+    "epsilon_high",
+    "delta",
+    "scale_rewards",
+    "multi_objective_aggregation",
+    "importance_sampling_level",
+    "mask_truncated_completions",
+    "num_generations",
+    "max_completion_length",
+    "temperature",
+)
+SETTING_REMARKS = {
+    "dynamic_sampling": "Prompts come from another stream: those that the run has had so far may come again.",
+}
 
 
 class GRPOTrainer(Seams):
@@ -74,6 +100,9 @@ class GRPOTrainer(Seams):
         self.drops_finished_rows = args.drops_finished_rows
         self.rollout_place = RolloutPlace(self.host, self.accelerator.device, self.log_completions)
         self._set_up_packing(args)
+        self.add_callback(FiniteWeights(self.trained))
+        for line in args.inert_parts():
+            logger.warning(line)
 
     @classmethod
     def own_config(cls, model: Any, args: trl.GRPOConfig | None) -> GRPOConfig:
@@ -85,6 +114,7 @@ class GRPOTrainer(Seams):
     def check_arguments(self, args: GRPOConfig, given: dict[str, Any]) -> None:
         """Raises for arguments of the constructor, by name, that cannot be right, before a model is loaded."""
         check_dataset(given.get("train_dataset"), args)
+        check_weights(args.reward_weights)
         loading: Any = args.model_init_kwargs or {}
         asked = given.get("quantization_config") or loading.get("quantization_config")
         _check_vllm(args, is_quantized(given["model"]) or asked is not None)
@@ -157,8 +187,20 @@ class GRPOTrainer(Seams):
         pairs = zip(functions, self.reward_func_names, strict=True)
         return {"reward_funcs": [named(function, name, self.reward_timeout) for function, name in pairs]}
 
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Fields that decide what is computed; a resume tells where they have changed."""
+        return SETTINGS
+
+    def check_rewards(self, rewards: torch.Tensor, prompts: list, completions: list) -> None:
+        if self.rollout_place is None:  # made without `__init__`, so without weights
+            return
+        weights = self.reward_weights[: rewards.size(1)]
+        check_rewards(rewards, self.reward_func_names, weights, prompts, completions, self.accelerator.process_index)
+
     def shared_parts(self) -> Parts:
-        return {"rollout": RolloutShape(self.host, self.num_iterations)}
+        rollout = RolloutShape(self.host, self.num_iterations)
+        return {"rollout": rollout, "settings": Settings(self.args, self.settings, SETTING_REMARKS)}
 
     def own_parts(self) -> Parts:
         return {} if self.rollout_place is None else {"rollout": self.rollout_place}

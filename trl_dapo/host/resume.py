@@ -182,7 +182,8 @@ def load_parts(folder: Path, accelerator: Any, shared: Parts, own: Parts) -> Non
     """
     state = read_state(folder)
     for name, part in shared.items():
-        part.load_state_dict(state["parts"][name])
+        if name != "settings" or name in state["parts"]:  # older checkpoints have none, and nothing to go on from
+            part.load_state_dict(state["parts"][name])
     if state["processes"] != accelerator.num_processes:
         _check_other_layout(folder, state, accelerator.num_processes)
         return

@@ -20,7 +20,9 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer as HostTrainer
 
 from .checkpoint_seams import CheckpointSeams
+from .finite_weights import Named, check_finite_weights, trained_parameters
 from .passes import Pass
+from .randomness import random_state_kept
 from .resume import Parts, load_parts, save_parts
 from .state import HostState
 from .swapped import swapped
@@ -117,6 +119,9 @@ class Seams(CheckpointSeams, HostTrainer):
     def step_ended(self) -> None:
         """Called after each accumulation step."""
 
+    def log_begins(self, logs: dict[str, float]) -> None:
+        """Called before each log, with what transformers logs; the host's metrics can be added to."""
+
     def while_generating(self) -> AbstractContextManager[None]:
         """Returns what surrounds the host's generation."""
         return nullcontext()
@@ -125,11 +130,26 @@ class Seams(CheckpointSeams, HostTrainer):
         """Returns the attributes that the host reads its reward functions from, where they differ for the call."""
         return {}
 
+    def check_rewards(self, rewards: torch.Tensor, prompts: list, completions: list) -> None:
+        """
+        Raises for rewards of the user's functions that cannot be trained on, before anything is computed from them.
+
+        Args:
+            rewards (`torch.Tensor`):
+                Shape `(rows of all processes, functions)`.
+            prompts, completions (`list`):
+                Texts or messages of this process's rows.
+        """
+
     def shaped(self, rewards: torch.Tensor, completion_ids: list[list[int]]) -> torch.Tensor:
         """
         Returns the rewards of the user's functions, shape `(rows of all processes, functions)`, with what shapes them.
         """
         return rewards
+
+    def trained(self) -> Named:
+        """Returns all that training moves, by name."""
+        return trained_parameters(self.model)
 
     def shared_parts(self) -> Parts:
         """Returns the parts of a checkpoint that are the same on every process."""
@@ -162,6 +182,25 @@ class Seams(CheckpointSeams, HostTrainer):
         self.step_ended()
         return loss
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self.log_begins(logs)
+        # The host logs `None` for a name that has no number, such as a clip ratio where no token is in the loss
+        self.host.drop_numberless()
+        super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        # The host tells what belongs to training by the model's mode, and a callback may evaluate inside of a step.
+        # What it draws would change the rest of the run, which evaluations on schedule do as in the host
+        training, log_is_due = self.model.training, self.control.should_log
+        by_callback = self.is_in_train and not self.control.should_evaluate
+        try:
+            with random_state_kept() if by_callback else nullcontext():
+                return super().evaluate(*args, **kwargs)
+        finally:
+            self.model.train(training)
+            if log_is_due and by_callback:
+                self.control.should_log = True  # the step's own, which the host takes the evaluation's for
+
     # The host's methods: a pass
 
     def _prepare_inputs(self, generation_batch):  # ty: ignore[lost-keyword-for-regular-parameter]
@@ -182,6 +221,7 @@ class Seams(CheckpointSeams, HostTrainer):
         def rewards() -> torch.Tensor:
             with swapped(self, **self.functions_to_call()):
                 rewards = host(inputs, prompts, completions, completion_ids_list)
+            self.check_rewards(rewards, prompts, completions)
             return self.shaped(rewards, completion_ids_list)
 
         return self.present_pass.rewards(rewards, inputs)
@@ -196,6 +236,10 @@ class Seams(CheckpointSeams, HostTrainer):
         return self.present_pass.loss(super()._compute_loss, model, inputs)
 
     # The host's methods: checkpoints
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        check_finite_weights(self.trained(), self.state.global_step)
+        super().save_model(output_dir, _internal_call)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -5,6 +5,7 @@ The parts of a trainer, such as the update phase or dynamic sampling, read and w
 a renamed field is a matter of this file and of `compat`.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -134,6 +135,12 @@ class HostState:
         """Adds numbers, of which the next log holds the mean."""
         for name, value in metrics.items():
             self.metrics[mode][name].append(value)
+
+    def drop_numberless(self) -> None:
+        """Leaves names out of the next log that have no number since the last one."""
+        metrics = self.metrics[self.mode]
+        for name in [name for name, values in metrics.items() if all(map(math.isnan, values))]:
+            del metrics[name]
 
     @contextmanager
     def logging_apart(self) -> Generator[dict[str, list[float]]]:

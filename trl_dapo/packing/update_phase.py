@@ -108,8 +108,8 @@ class UpdatePhase:
     def run(self, steps: HostSteps, model: Any, inputs: Any) -> torch.Tensor:
         """Runs one accumulation step and returns its loss, as the host's `training_step` does."""
         started = time.perf_counter()
+        model.train()  # as the host does before it generates; a callback may have evaluated
         if self.window is None:
-            model.train()  # as the host does before it generates
             self.window = self._open_window(inputs)
         window = self.window
         loss = self._run_turn(window, steps, model, inputs, started)

@@ -5,9 +5,11 @@ Fields that PPO shares with GRPO keep TRL's names. The invariant: a field that P
 asks for something.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from ..grpo.config import GRPOConfig
+from .warmup import long_warmup
 
 
 CLIPPED_LOSSES = ("dapo", "bnpo", "grpo", "dr_grpo")
@@ -140,6 +142,10 @@ class PPOConfig(GRPOConfig):
         if self.critic_learning_rate is None:
             self.critic_learning_rate = CRITIC_LEARNING_RATE_FACTOR * self.learning_rate
 
+    def inert_parts(self) -> list[str]:
+        """Returns one line for each setting that cannot have the effect that its name promises."""
+        return super().inert_parts() + long_warmup(self.critic_warmup_steps, self.max_steps)
+
     def _check_ranges(self) -> None:
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
@@ -158,6 +164,10 @@ class PPOConfig(GRPOConfig):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"`{name}` must not be negative, got {value}.")
+        for name in ("beta", "missing_eos_penalty"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"`{name}` is part of the reward and must be finite, got {value}.")
         if self.kl_estimator not in KL_ESTIMATORS:
             raise ValueError(f"`kl_estimator` must be one of {list(KL_ESTIMATORS)}, got {self.kl_estimator!r}.")
         if self.kl_target is not None and self.beta == 0:

@@ -68,6 +68,11 @@ class Critic:
             self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._gradients: list[torch.Tensor | None] = [None] * len(self.parameters)
 
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Returns everything that the critic trains, by name, whether it is selected or not."""
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        return [(f"critic.{names[id(parameter)]}", parameter) for parameter in self.parameters]
+
     @property
     def _root(self) -> Any:
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model

@@ -18,6 +18,7 @@ from peft import PeftModel
 from trl.trainer.utils import disable_dropout_in_model
 
 from ..grpo.trainer import GRPOTrainer, model_name
+from ..host.finite_weights import Named
 from ..host.passes import Pass
 from ..host.required import required
 from ..host.resume import Parts
@@ -33,6 +34,7 @@ from .config import PPOConfig
 from .critic_update import CriticUpdate, loss_mask
 from .kl_coefficient import KLCoefficient
 from .scores import RunningScores
+from .warmup import WarmupTold
 
 
 class RewardsNotedPass(Pass):
@@ -104,6 +106,7 @@ class PPOTrainer(GRPOTrainer):
         if self.use_vllm:
             self.host.keep_from_vllm(f"{critic.HEAD}.modules_to_save.")
         self.add_callback(critic.AtOptimizerStep(self._critic_update.end, self.critic.zero_grad))
+        self.add_callback(WarmupTold())
 
     @classmethod
     def own_config(cls, model: Any, args: Any) -> PPOConfig:
@@ -148,6 +151,14 @@ class PPOTrainer(GRPOTrainer):
         super().step_begins()
         if self.host.is_inside_rollout and self.host.step % self.host.steps_per_generation == 0:
             self._reshuffle()
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        own = ("gamma", "lam", "kl_estimator", "kl_target", "normalize_rewards", "reward_clip", "missing_eos_penalty")
+        return (*super().settings, *own, "cliprange_value", "critic_warmup_steps")
+
+    def trained(self) -> Named:
+        return [*super().trained(), *self.critic.named_parameters()]
 
     def shared_parts(self) -> Parts:
         return {**super().shared_parts(), "kl_coefficient": self._kl_coefficient, "scores": self._running_scores}

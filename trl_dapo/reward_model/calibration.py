@@ -10,6 +10,10 @@ import math
 import torch
 
 
+# Pairs of a bin whose chance is added up exactly
+MOST_EXACT = 256
+
+
 def expected_calibration_error(margins_B: torch.Tensor, bins: int = 10) -> float:
     r"""
     Returns the expected calibration error of a reward model's choices, from 0 (calibrated) to 1; NaN without pairs.
@@ -19,8 +23,9 @@ def expected_calibration_error(margins_B: torch.Tensor, bins: int = 10) -> float
         ECE = sum_b n_b / N * |accuracy_b - confidence_b|
 
     over `bins` bins of equal width from 0.5 to 1 (Guo et al. 2017, https://huggingface.co/papers/1706.04599, Eq. 3).
-    The confidence is that of the model's choice, which can be right or wrong. `sigmoid(margin)` could not be
-    calibrated: it is the probability of the preference in the data, and that is always the outcome.
+    With few pairs it is above 0 by chance, even for a calibrated model: see [`chance_calibration_error`]. The
+    confidence is that of the model's choice, which can be right or wrong. `sigmoid(margin)` could not be calibrated:
+    it is the probability of the preference in the data, and that is always the outcome.
 
     Args:
         margins_B (`torch.Tensor`):
@@ -37,6 +42,43 @@ def expected_calibration_error(margins_B: torch.Tensor, bins: int = 10) -> float
     gaps = torch.zeros(bins, dtype=torch.float64, device=margins_B.device)
     gaps.index_add_(0, bin_B, correct_B - confidence_B)  # n_b * (accuracy_b - confidence_b)
     return (gaps.abs().sum() / len(margins_B)).item()
+
+
+def chance_calibration_error(margins_B: torch.Tensor, bins: int = 10) -> float:
+    r"""
+    Returns the mean of [`expected_calibration_error`] if the model were calibrated: what the number of pairs alone
+    makes of it; NaN without pairs.
+
+    A sum of absolute values is above 0 by chance: with 8 pairs about 0.3, with `n` in a bin about `0.4 / sqrt(n)`. In
+    each bin the number of right choices is then a sum of coins of the pairs' confidences, and the mean of its distance
+    from the sum of confidences is taken over its exact distribution.
+
+    Args:
+        margins_B (`torch.Tensor`):
+            Margins of pairs, shape `(B,)`.
+        bins (`int`, *optional*, defaults to `10`):
+            Number of bins.
+    """
+    margins_B = margins_B.double()
+    if len(margins_B) == 0:
+        return math.nan
+    confidence_B = torch.sigmoid(margins_B.abs())
+    bin_B = ((confidence_B - 0.5) * 2 * bins).long().clamp(max=bins - 1)
+    # A tie counts as half right, whatever happens
+    distances = [_mean_distance(confidence_B[(bin_B == number) & (margins_B != 0)]) for number in range(bins)]
+    return sum(distances) / len(margins_B)
+
+
+def _mean_distance(chances: torch.Tensor) -> float:
+    """The mean of `|K - sum(p)|`, with K the number of heads of coins of chances p."""
+    if len(chances) > MOST_EXACT:
+        # Close to normal: the mean of a normal distance from its mean
+        return math.sqrt(2 / math.pi * (chances * (1 - chances)).sum().item())
+    heads = torch.ones(1, dtype=torch.float64)
+    for chance in chances.cpu():
+        heads = torch.cat([heads * (1 - chance), heads.new_zeros(1)]) + torch.cat([heads.new_zeros(1), heads * chance])
+    counts = torch.arange(len(heads), dtype=torch.float64)
+    return (heads * (counts - chances.cpu().sum()).abs()).sum().item()
 
 
 def brier_score(margins_B: torch.Tensor) -> float:
@@ -64,7 +106,8 @@ def pair_metrics(rewards_B2: torch.Tensor, lengths_B2: torch.Tensor) -> dict[str
     """
     Returns what a reward trainer logs besides TRL's `accuracy` and `margin`; NaN for a metric without any pairs.
 
-    - `calibration_error`, `brier_score`: see the functions of this module.
+    - `calibration_error`, `calibration_error_chance`, `brier_score`: see the functions of this module.
+    - `calibration_pairs`: the number of pairs, which decides how much of `calibration_error` is chance.
     - `ties`: share of pairs with equal rewards, which `accuracy` counts as wrong.
     - `accuracy_chosen_longer`, `accuracy_chosen_shorter`: accuracy on pairs whose chosen completion has more, or
       fewer, tokens. They are 1 and 0 for a model that has learnt nothing but length.
@@ -81,6 +124,8 @@ def pair_metrics(rewards_B2: torch.Tensor, lengths_B2: torch.Tensor) -> dict[str
     correct_B = (margins_B > 0).double()
     return {
         "calibration_error": expected_calibration_error(margins_B),
+        "calibration_error_chance": chance_calibration_error(margins_B),
+        "calibration_pairs": float(len(margins_B)),
         "brier_score": brier_score(margins_B),
         "ties": (margins_B == 0).double().mean().item(),
         "accuracy_chosen_longer": correct_B[longer_B > 0].mean().item(),

@@ -21,6 +21,7 @@ from trl import RewardTrainer as HostTrainer
 
 from ..host.checkpoint_seams import CheckpointSeams
 from ..host.compat import check_host
+from ..host.finite_weights import FiniteWeights, check_finite_weights, trained_parameters
 from ..host.preference_rows import check_token_ids, checked_preferences
 from ..host.promotion import promoted
 from ..qlora.precision import adapters_kept, set_adapter_dtype, takes_any_float
@@ -97,6 +98,7 @@ class RewardTrainer(CheckpointSeams, HostTrainer):
         set_adapter_dtype(self.model, self.args.adapter_dtype)
         if isinstance(self.model, PeftModel):
             self._settle_head(self.model)
+        self.add_callback(FiniteWeights(lambda: trained_parameters(self.model)))
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         dataset = checked_preferences(dataset, dataset_name, tokenized=True)
@@ -132,6 +134,7 @@ class RewardTrainer(CheckpointSeams, HostTrainer):
         self._pairs["train"].clear()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        check_finite_weights(trained_parameters(self.model), self.state.global_step)
         # Before the host saves, because it may push the folder to the Hub right away
         if self.args.should_save and self._statistics.rows:
             self._statistics.save(str(output_dir or self.args.output_dir))

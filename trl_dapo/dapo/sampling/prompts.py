@@ -17,11 +17,15 @@ from typing import Any
 import torch
 from datasets import Dataset, IterableDataset
 
+from ...host.required import required
 from .history import PromptHistory
 
 
 # A row of the dataset, by column. `Row` is a generated row: see `rollouts.py`
 Example = dict[str, Any]
+
+# So many batches in a row that hold the whole dataset are no accident: what waits would be first in all of them
+WHOLE_BATCHES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,10 @@ class PromptStream:
     Prompts in a deterministic order, each once per epoch, reshuffled every epoch.
 
     No prompt is served twice within a batch. If an epoch ends inside a batch, prompts of the next epoch that the batch
-    already holds wait for the next batch. Prompts that the history skips, or that Thompson sampling does not choose,
-    are passed over until the next epoch. If too few prompts remain for the batch, they are served after all.
+    already holds wait for the next batch. If batch after batch holds the whole dataset, each batch gets an order of
+    its own, and prompts that wait are passed over: they would come first in every batch. Prompts that the history
+    skips, or that Thompson sampling does not choose, are passed over until the next epoch. If too few prompts remain
+    for the batch, they are served after all.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
@@ -93,6 +99,7 @@ class PromptStream:
         self._open(0)
         self._waiting: list[StreamedPrompt] = []
         self._batch: dict[Any, int] = {}  # identity -> epoch in which this batch took it
+        self._whole_before = 0  # batches in a row before this one that held the whole dataset
         self._lenient = False  # whether this batch takes prompts that the history would skip
         self.served = 0
         self.passed_over = 0
@@ -110,6 +117,7 @@ class PromptStream:
             held (`Iterable[tuple[Any, int]]`):
                 Prompts that the batch holds already: the identity of each, and the epoch in which it was served.
         """
+        self._whole_before = self._whole_batches
         self._batch = dict(held)
         self._lenient = False
 
@@ -131,6 +139,8 @@ class PromptStream:
         for prompt in prompts:
             self._enter(prompt)
         self.served += len(prompts)
+        if prompts and self._whole_batches >= WHOLE_BATCHES:
+            self._end_pass()
         return prompts
 
     def rows(self, prompts: list[StreamedPrompt], copies: int, part: slice = slice(None)) -> list[Example]:
@@ -151,6 +161,7 @@ class PromptStream:
             "waiting": waiting,
             "served": self.served,
             "passed_over": self.passed_over,
+            "whole_batches": self._whole_batches,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -180,6 +191,7 @@ class PromptStream:
         self._length = state["length"]
         self.served, self.passed_over = state["served"], state["passed_over"]
         self.begin_batch()
+        self._whole_before = state.get("whole_batches", 0)
 
     def _candidates(self, count: int) -> list[StreamedPrompt]:
         """Returns the next `count` prompts or, with Thompson sampling, the best `count` of a larger pool."""
@@ -233,6 +245,21 @@ class PromptStream:
         skipped = not self._lenient and self._history.skips(prompt.identity, prompt.epoch, prompt.ordinal)
         self.passed_over += skipped
         return skipped
+
+    @property
+    def _whole_batches(self) -> int:
+        """Batches in a row that held the whole dataset, with this one where it has begun."""
+        if not self._batch:
+            return self._whole_before
+        return self._whole_before + 1 if self._distinct and len(self._batch) == self._length else 0
+
+    def _end_pass(self) -> None:
+        """Goes on to the next pass, whatever is left of this one: the batch holds every prompt."""
+        self.passed_over += len(self._waiting)
+        self._waiting = []
+        if self._position:
+            self.passed_over += required(self._length) - self._position
+            self._open(self._epoch + 1)
 
     def _open(self, epoch: int) -> None:
         self._epoch, self._position = epoch, 0

@@ -115,19 +115,40 @@ class Rounds:
         rewards = candidates.column("rewards")[numbers].to(trainer.accelerator.device)
         self._log_once(candidates, selection)
         trainer.host.pending_columns.update(merged_extra_logs(rows))
+        seen = self._without_fillers(rewards, filler)
         with (
-            trainer.in_charge(ReplayPass(merged_generation(rows, own_filler), rewards)),
+            trainer.in_charge(ReplayPass(merged_generation(rows, own_filler), seen)),
             self._finished_environments(rows),
         ):
             output = self._host([row.replay_inputs() for row in rows])
         if any(filler):
             # A length penalty gives degenerate groups an advantage of their own
             output["advantages"][torch.tensor(own_filler, device=output["advantages"].device)] = 0.0
-            logged = trainer.host.completions_table["advantages"]
-            for position, drop in enumerate(filler):
-                if drop:
-                    logged[position - len(filler)] = 0.0
+            self._log_fillers(rewards, filler)
         return output
+
+    def _without_fillers(self, rewards: torch.Tensor, filler: list[bool]) -> torch.Tensor:
+        """
+        Returns the rewards as the host must see them: where advantages are scaled over the whole batch, those of
+        fillers are NaN, which the host leaves out of every mean and standard deviation.
+        """
+        trainer = self._trainer
+        over_the_batch = (
+            trainer.multi_objective_aggregation != "sum_then_normalize" or trainer.scale_rewards == "batch"
+        )
+        if not (over_the_batch and any(filler)):
+            return rewards
+        return rewards.masked_fill(torch.tensor(filler, device=rewards.device).unsqueeze(1), torch.nan)
+
+    def _log_fillers(self, rewards: torch.Tensor, filler: list[bool]) -> None:
+        """Gives the fillers in the completions table an advantage of 0 and the rewards that they got."""
+        trainer, table = self._trainer, self._trainer.host.completions_table
+        columns = [table["rewards"][name] for name in trainer.reward_func_names]
+        for row in (row for row, drop in enumerate(filler) if drop):
+            place = row - len(filler)
+            table["advantages"][place] = 0.0
+            for logged, reward in zip(columns, rewards[row].tolist(), strict=True):
+                logged[place] = reward
 
     def set_kept_environments_aside(self, finished: Round, informative_P: torch.Tensor) -> None:
         """Takes the environments of a round's informative groups out of the pool, so that no later row resets them."""
