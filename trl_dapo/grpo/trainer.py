@@ -21,6 +21,7 @@ from ..host.fetching import FetchedOnce
 from ..host.promotion import promoted
 from ..host.resume import Parts, RolloutPlace, RolloutShape, epochs_behind
 from ..host.seams import Seams
+from ..host.starting_point import check_given, copies_start_plainly, settle_start
 from ..packing.logprobs import PackedPasses
 from ..packing.unfinished_rows import only_unfinished_rows
 from ..packing.update_phase import UpdatePhase
@@ -65,7 +66,8 @@ class GRPOTrainer(Seams):
         args = self.own_config(model, args)
         bound = inspect.signature(GRPOTrainer.__init__).bind(self, model, reward_funcs, args, *rest, **kwargs)
         self.check_arguments(args, bound.arguments)
-        with adapters_kept(model):
+        check_given(model, args.beta != 0)
+        with adapters_kept(model), copies_start_plainly(model):
             super().__init__(model, reward_funcs, args, *rest, **kwargs)
         # Whether a model is quantized, its name alone does not say
         _check_vllm(args, is_quantized(self.model))
@@ -74,6 +76,7 @@ class GRPOTrainer(Seams):
         self.drops_finished_rows = args.drops_finished_rows
         self.rollout_place = RolloutPlace(self.host, self.accelerator.device, self.log_completions)
         self._set_up_packing(args)
+        settle_start(self, self.host.probe_logps, has_reference=self.beta != 0)
 
     @classmethod
     def own_config(cls, model: Any, args: trl.GRPOConfig | None) -> GRPOConfig:
