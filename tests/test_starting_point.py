@@ -130,7 +130,7 @@ def test_the_reference_of_a_model_trained_in_memory_has_its_weights(tmp_path, fo
 def test_a_reference_of_another_shape_is_refused(tmp_path, folder):
     model = tiny_model(tiny_tokenizer(), hidden=32)
     model.config._name_or_path = folder
-    with pytest.raises(ValueError, match="has other parameters .* Save the model and give its folder"):
+    with pytest.raises(ValueError, match=r"has other parameters .* Save the model and give its folder"):
         made(GRPOTrainer, tmp_path, model)
 
 
@@ -152,7 +152,7 @@ def test_a_trained_adapter_and_its_base_stay_as_they_are_given(tmp_path, cls, st
 @pytest.mark.parametrize("cls", TRAINERS)
 def test_an_adapter_that_is_not_named_default_is_refused_with_the_fix(tmp_path, cls):
     model = get_peft_model(tiny_model(tiny_tokenizer()), tiny_lora(), adapter_name="mine")
-    with pytest.raises(ValueError, match="named 'mine'.*without `adapter_name`"):
+    with pytest.raises(ValueError, match=r"named 'mine'.*without `adapter_name`"):
         made(cls, tmp_path, model)
 
 
@@ -213,7 +213,7 @@ def offline(cls, tmp_path, model):
 def test_a_frozen_adapter_is_refused(tmp_path, cls):
     get_peft_model(tiny_model(tiny_tokenizer()), tiny_lora()).save_pretrained(tmp_path / "adapter")
     model = PeftModel.from_pretrained(tiny_model(tiny_tokenizer()), str(tmp_path / "adapter"))
-    with pytest.raises(ValueError, match="'default' of `model` has no parameter.*is_trainable=True"):
+    with pytest.raises(ValueError, match=r"'default' of `model` has no parameter.*is_trainable=True"):
         offline(cls, tmp_path, model)
 
 
@@ -230,7 +230,7 @@ def test_a_trainable_adapter_that_is_not_active_is_refused(tmp_path):
     for name, parameter in model.named_parameters():
         if ".other." in name:
             parameter.requires_grad_(True)
-    with pytest.raises(ValueError, match="adapters that are not active.*other"):
+    with pytest.raises(ValueError, match=r"adapters that are not active.*other"):
         made(GRPOTrainer, tmp_path, model)
 
 

@@ -22,6 +22,7 @@ from trl import GRPOTrainer as HostTrainer
 from .passes import Pass
 from .required import required
 from .resume import Parts, checkpoint_to_resume, load_parts, save_parts
+from .rollout_rows import checked_rollout
 from .state import HostState
 from .swapped import swapped
 
@@ -184,7 +185,9 @@ class Seams(HostTrainer):
         host = super()._generate
 
         def generate(prompts: list) -> Any:
-            with self.while_generating():
+            own = getattr(self, "rollout_func", None)
+            checked = {} if own is None else {"rollout_func": checked_rollout(own)}
+            with self.while_generating(), swapped(self, **checked):
                 return host(prompts)
 
         return self.present_pass.generation(generate, prompts)

@@ -55,8 +55,8 @@ def check_given(model: Any, has_reference: bool) -> None:
     if isinstance(model, PeftModel) and has_reference and "default" not in model.peft_config:
         names = list(model.peft_config)
         raise ValueError(
-            f"The adapter of `model` is named {names[0]!r}, and TRL makes the reference from one named 'default'. Load "
-            "it without `adapter_name`: `PeftModel.from_pretrained(base, folder, is_trainable=True)`."
+            f"The adapter of `model` is named {names[0]!r}, and TRL makes the reference from one named 'default'. "
+            "Load it without `adapter_name`: `PeftModel.from_pretrained(base, folder, is_trainable=True)`."
         )
 
 
@@ -219,8 +219,8 @@ def _check_reach(model: nn.Module, logps: Logps) -> None:
         )
     if missed and not any("expert" in name for name, p in model.named_parameters() if p.requires_grad):
         raise ValueError(
-            f"The loss can reach no trainable parameter, e.g. not {missed[0]!r}: no token's log-probability depends on "
-            "them. Choose other `target_modules` for the adapter, or unfreeze parameters that the model uses."
+            f"The loss can reach no trainable parameter, e.g. not {missed[0]!r}: no token's log-probability depends "
+            "on them. Choose other `target_modules` for the adapter, or unfreeze parameters that the model uses."
         )
 
 
@@ -266,8 +266,8 @@ def _settle_reference(trainer: Any, model: Any, logps: Logps, chosen: bool) -> b
             f"{_fix(model)}"
         )
     logger.warning(
-        f"The reference that TRL makes would not be the starting policy: log-probabilities differ by up to {worst:.3g} "
-        f"nats. The reference is a copy of the policy instead. {_fix(model)}"
+        f"The reference that TRL makes would not be the starting policy: log-probabilities differ by up to "
+        f"{worst:.3g} nats. The reference is a copy of the policy instead. {_fix(model)}"
     )
     return True
 
