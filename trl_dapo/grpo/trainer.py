@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 import trl
+from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch.utils.data import Sampler
 from trl.trainer.utils import get_config_model_id
 
 from ..host.compat import check_host
+from ..host.custom_loss import changed_loss
 from ..host.fetching import FetchedOnce
 from ..host.promotion import promoted
 from ..host.resume import Parts, RolloutPlace, RolloutShape, epochs_behind
@@ -29,6 +31,9 @@ from ..qlora.precision import adapters_kept, is_quantized, set_adapter_dtype
 from .batch_size import check_dataset
 from .config import ROW_MEAN_LOSSES, GRPOConfig
 from .reward_errors import named
+
+
+logger = get_logger(__name__)
 
 
 class GRPOTrainer(Seams):
@@ -60,6 +65,7 @@ class GRPOTrainer(Seams):
     rollout_place: RolloutPlace | None = None
     packed_passes: PackedPasses | None = None  # ty: ignore[incompatible-mutable-override]
     _epochs_behind: int = 0
+    _told_of: str | None = None
 
     def __init__(self, model, reward_funcs=None, args=None, *rest: Any, **kwargs: Any) -> None:
         check_host()
@@ -77,6 +83,8 @@ class GRPOTrainer(Seams):
         self.rollout_place = RolloutPlace(self.host, self.accelerator.device, self.log_completions)
         self._set_up_packing(args)
         settle_start(self, self.host.probe_logps, has_reference=self.beta != 0)
+        if self.packed_passes is not None:
+            self.packs()  # so that the log says it, or the run is refused, before it begins
 
     @classmethod
     def own_config(cls, model: Any, args: trl.GRPOConfig | None) -> GRPOConfig:
@@ -123,6 +131,20 @@ class GRPOTrainer(Seams):
         return settings.eos_token_id is not None and (settings.num_beams or 1) == 1
 
     # Hooks of the seams
+
+    def packs(self) -> bool:
+        # Asked at each step: a method can be replaced on the instance, or on a class, at any time
+        method = changed_loss(self)
+        if method is not None and method != self._told_of:
+            self._told_of = method
+            limit = self.args.max_tokens_per_microbatch
+            if limit is not None:
+                raise ValueError(
+                    f"{method} changes the loss, and max_tokens_per_microbatch={limit} deals rows to other "
+                    "micro-batches than TRL's, which would change its weight. Leave `max_tokens_per_microbatch` out."
+                )
+            logger.warning(f"{method} changes the loss: TRL's own micro-batches are run, and none is packed.")
+        return method is None
 
     def run_begins(self, checkpoint: str | None) -> None:
         super().run_begins(checkpoint)

@@ -108,6 +108,10 @@ class Seams(HostTrainer):
         """Returns the sampler of the train dataloader, moved on to where the run is."""
         return sampler
 
+    def packs(self) -> bool:
+        """Returns whether micro-batches may be packed at this moment."""
+        return True
+
     def step_begins(self) -> None:
         """Called before each accumulation step."""
 
@@ -167,7 +171,7 @@ class Seams(HostTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         self.step_begins()
-        if self.update_phase is None:
+        if self.update_phase is None or not self.packs():
             loss = super().training_step(model, inputs, num_items_in_batch)
         else:
             # Behind TRL's step is that of transformers, which does not count
@@ -204,7 +208,7 @@ class Seams(HostTrainer):
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
         host: Any = super()._get_per_token_logps_and_entropies
-        if self.packed_passes is not None:
+        if self.packed_passes is not None and self.packs():
             host = functools.partial(self.packed_passes.logps, host)
         return self.present_pass.logps(host, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
 
