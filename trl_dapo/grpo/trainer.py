@@ -25,6 +25,7 @@ from ..host.resume import Parts, RolloutPlace, RolloutShape, epochs_behind
 from ..host.seams import Seams
 from ..host.starting_point import check_given, copies_start_plainly, settle_start
 from ..packing.logprobs import PackedPasses
+from ..packing.suitability import tied_to_batch
 from ..packing.unfinished_rows import only_unfinished_rows
 from ..packing.update_phase import UpdatePhase
 from ..qlora.precision import adapters_kept, is_quantized, set_adapter_dtype
@@ -66,6 +67,7 @@ class GRPOTrainer(Seams):
     packed_passes: PackedPasses | None = None  # ty: ignore[incompatible-mutable-override]
     _epochs_behind: int = 0
     _told_of: str | None = None
+    tie: str | None = None
 
     def __init__(self, model, reward_funcs=None, args=None, *rest: Any, **kwargs: Any) -> None:
         check_host()
@@ -113,7 +115,17 @@ class GRPOTrainer(Seams):
                 "TRL's, and the router's auxiliary loss of a Mixture-of-Experts model is a mean over those. Set "
                 "router_aux_loss_coef=0.0, or leave `max_tokens_per_microbatch` out."
             )
-        if args.compacts and not self.aux_loss_enabled:
+        self.tie = tied_to_batch(self.model)
+        limit = args.max_tokens_per_microbatch
+        if self.tie is not None and limit is not None:
+            raise ValueError(
+                f"max_tokens_per_microbatch={limit} deals rows to other micro-batches than TRL's, and {self.tie}, so "
+                "that log-probabilities would change. Leave `max_tokens_per_microbatch` out, and lower "
+                "`per_device_train_batch_size` instead."
+            )
+        if self.tie is not None and (args.compacts or args.drops_finished_rows):
+            logger.warning(f"No row is packed, and none is left out of generation: {self.tie}.")
+        if args.compacts and not self.aux_loss_enabled and self.tie is None:
             self.packed_passes = PackedPasses(self)
             self.update_phase = UpdatePhase(self, self.needs_advantage, self.loss_type in ROW_MEAN_LOSSES)
 
@@ -125,7 +137,7 @@ class GRPOTrainer(Seams):
         # Not where other code than `generate` may call the model, or its passes are shared with other processes, nor
         # where a model remembers something per row outside of its cache
         elsewhere = self.use_vllm or self.rollout_func is not None or self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if elsewhere or self.host.is_multimodal:
+        if elsewhere or self.host.is_multimodal or self.tie is not None:
             return False
         settings = self.generation_config
         return settings.eos_token_id is not None and (settings.num_beams or 1) == 1
