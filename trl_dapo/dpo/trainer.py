@@ -18,6 +18,7 @@ from trl import DPOConfig as HostConfig
 from trl import DPOTrainer as HostTrainer
 
 from ..host.compat import DPO_GATHERED, check_host
+from ..host.foreign import check_config
 from ..host.preference_rows import check_token_ids, checked_preferences, first_row
 from ..host.promotion import promoted
 from ..host.starting_point import REFERENCE, check_given, copies_start_plainly, probe_ids, settle_start
@@ -73,7 +74,9 @@ class DPOTrainer(HostTrainer):
         check_host(HostTrainer)
         if train_dataset is not None:
             first_row(train_dataset, "train")  # the host looks at it before it prepares the dataset
-        args = None if args is None else promoted(args, DPOConfig)
+        if args is not None:
+            check_config(args, DPOConfig, HostConfig, type(self).__name__)
+            args = promoted(args, DPOConfig)
         self.reference_free = args is not None and args.reference_free
         if args is not None and args.reference_free:
             args = _without_reference(

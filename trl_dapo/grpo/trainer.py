@@ -20,6 +20,7 @@ from trl.trainer.utils import get_config_model_id
 from ..host.compat import check_host
 from ..host.custom_loss import changed_loss
 from ..host.fetching import FetchedOnce
+from ..host.foreign import check_config
 from ..host.promotion import promoted
 from ..host.resume import Parts, RolloutPlace, RolloutShape, epochs_behind
 from ..host.seams import Seams
@@ -93,6 +94,7 @@ class GRPOTrainer(Seams):
         """Returns the config that this trainer works with, made from what the user gave."""
         if args is None:
             return GRPOConfig(f"{model_name(model)}-GRPO")
+        check_config(args, GRPOConfig, trl.GRPOConfig, cls.__name__)
         return promoted(args, GRPOConfig)
 
     def check_arguments(self, args: GRPOConfig, given: dict[str, Any]) -> None:

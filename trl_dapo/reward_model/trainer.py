@@ -19,6 +19,7 @@ from trl import RewardConfig as HostConfig
 from trl import RewardTrainer as HostTrainer
 
 from ..host.compat import check_host
+from ..host.foreign import check_config
 from ..host.preference_rows import check_token_ids, checked_preferences
 from ..host.promotion import promoted
 from ..host.starting_point import check_given, probe_ids, settle_start
@@ -75,6 +76,8 @@ class RewardTrainer(HostTrainer):
         check_host(HostTrainer)
         self._statistics = RewardStatistics()
         self._pairs: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}  # rows (2 rewards, 2 lengths)
+        if args is not None:
+            check_config(args, RewardConfig, HostConfig, type(self).__name__)
         check_given(model, has_reference=False)
         with adapters_kept(model):
             super().__init__(
