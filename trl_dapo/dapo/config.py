@@ -541,7 +541,8 @@ class DAPOConfig(GRPOConfig):
         lines = []
         for own in fields(HostConfig):
             before, after = getattr(config, own.name), getattr(self, own.name)
-            if before != after:
+            # Without `beta` there is no KL term to be weighted
+            if before != after and (own.name != "use_bias_correction_kl" or self.beta != 0):
                 lines.append(f"{own.name}: {_plain(before)} -> {_plain(after)}")
         lines += [f"{toggle}: on" if getattr(self, toggle) else f"{toggle}: off" for toggle in TOGGLES]
         return lines

@@ -47,7 +47,7 @@ class OwnConfig:
             line = self.unread_by(type(caller))
             if line is not None:
                 logger.warning(line)
-        return super().get_process_log_level()  # ty: ignore[unresolved-attribute]
+        return super().get_process_log_level()  # ty: ignore[missing-attribute]
 
     def unread_by(self, trainer: type) -> str | None:
         """Returns one line about the fields of this config that a trainer of another library does not read."""
@@ -126,7 +126,8 @@ def _is_of_package(cls: type, name: str) -> bool:
 
 
 def _field_names(classes: set[type]) -> set[str]:
-    return {own.name for cls in classes if hasattr(cls, "__dataclass_fields__") for own in fields(cls)}
+    known: list[Any] = [cls for cls in classes if hasattr(cls, "__dataclass_fields__")]
+    return {own.name for cls in known for own in fields(cls)}
 
 
 def _listed(config: Any, names: list[str]) -> str:
