@@ -305,7 +305,7 @@ def test_few_methods_of_the_host_are_overridden_and_none_often():
         if name != "__init__" and len(classes) > 2
     )
     # 20 for passes and parts. Three for what a load leaves out: `_run_epoch`, `_load_from_checkpoint`,
-    # `_load_best_model`; two for what is evaluated inside of a step and what must not be saved: `evaluate`, `save_model`
+    # `_load_best_model`. Two for evaluations inside of a step, and for weights that must not be saved
     assert len(overrides()) <= 25, "\n".join(f"{cls}.{name}" for name, cls in overrides())
 
 

@@ -195,7 +195,8 @@ def test_small_updates_move_both_adapters_on_a_4bit_base(tmp_path, checkpointing
 
 
 def test_the_kl_is_that_from_the_base_model(tmp_path):
-    trainer = ppo_trainer(tmp_path, ppo_args(tmp_path, **{**WHOLE, "max_steps": 6}))
+    args = ppo_args(tmp_path, **{**WHOLE, "max_steps": 6})
+    trainer = ppo_trainer(tmp_path, args, peft_config=tiny_lora())  # starts as the base
     steps = recorded(trainer)
     base = tiny_model(tiny_tokenizer())
     kls = [log["objective/kl"] for log in train_logs(trainer) if "objective/kl" in log]
@@ -347,9 +348,10 @@ def test_the_kl_coefficient_adapts(tmp_path):
     trainer = ppo_trainer(tmp_path, ppo_args(tmp_path, **fields))
     trainer.train()
     logged = [log["objective/kl_coef"] for log in train_logs(trainer) if "objective/kl_coef" in log]
-    # 16 completions of a horizon of 16, and a KL far above its target: 0.3 * 1.2
-    assert logged == [0.3, pytest.approx(0.36)]
-    assert trainer._kl_coefficient.value == pytest.approx(0.432)
+    # 16 completions of a horizon of 16, first a KL of 0, as the reference is the starting policy, then one far above
+    # its target: 0.3 * 0.8 * 1.2
+    assert logged == [0.3, pytest.approx(0.24)]
+    assert trainer._kl_coefficient.value == pytest.approx(0.288)
 
 
 @pytest.mark.parametrize("dataset", [plain_dataset, conversational_dataset])

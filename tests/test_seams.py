@@ -9,9 +9,9 @@ import torch
 import trl
 from accelerate import Accelerator
 
-from tiny import none_reward, parity_reward, plain_dataset, share_reward
+from tiny import none_reward, parity_reward, plain_dataset, share_reward, tiny_args
 from training import build, dapo_args
-from trl_dapo import DAPOTrainer, GRPOTrainer, PPOTrainer
+from trl_dapo import DAPOTrainer, GRPOConfig, GRPOTrainer, PPOTrainer
 from trl_dapo.dapo.sampling.rounds import ReplayPass
 from trl_dapo.host.passes import Pass
 from trl_dapo.host.swapped import swapped
@@ -65,7 +65,7 @@ def test_an_instance_without_init_hands_every_pass_to_trl(cls, monkeypatch):
 
 
 def test_one_pass_is_in_charge_at_a_time(tmp_path):
-    trainer = build(GRPOTrainer, dapo_args(tmp_path).without("dynamic_sampling"), reward_funcs=parity_reward)
+    trainer = build(GRPOTrainer, tiny_args(tmp_path, cls=GRPOConfig), reward_funcs=parity_reward)
     with trainer.in_charge(PreparedPass({"rows": 1})) as one:
         assert trainer.present_pass is one
         assert trainer._prepare_inputs("anything") == {"rows": 1}

@@ -28,6 +28,7 @@ from tiny import (
 from training import build, dapo_args, even, never, train
 from trl_dapo import DAPOTrainer
 from trl_dapo.grpo.config import ONE_DENOMINATOR_LOSSES, ROW_MEAN_LOSSES
+from trl_dapo.packing.update_phase import MicroBatchPass
 
 
 # Two updates of 4 micro-batches of 4 rows from each rollout; Adam does not amplify gradients that are noise
@@ -141,23 +142,19 @@ def test_clipped_tokens_are_counted_as_trl_counts_them(tmp_path, loss_type):
     assert clipped["clip_ratio/low_mean"] > clipped["clip_ratio/low_min"]
 
 
-def test_rows_without_advantage_are_left_out_and_their_entropy_with_them(tmp_path):
+def test_rows_without_advantage_are_left_out_and_their_entropy_with_them(tmp_path, monkeypatch):
     # Half of the groups are constant and, without dynamic sampling, trained on
     fields = fields_of("dapo", dynamic_sampling=False, learning_rate=5e-2, max_steps=2)
-    seen = []
+    seen, known = [], MicroBatchPass.loss
 
-    def record(trainer):
-        host = trainer._compute_loss
+    def recorded(self, host, model, inputs):
+        seen.append(inputs["advantages"].tolist())
+        return known(self, host, model, inputs)
 
-        def recorded(model, inputs):
-            if torch.is_grad_enabled():
-                seen.append(inputs["advantages"].tolist())
-            return host(model, inputs)
-
-        trainer._compute_loss = recorded
-
-    ours = go(tmp_path, True, fields=fields, prepare=record)
+    monkeypatch.setattr(MicroBatchPass, "loss", recorded)
+    ours = go(tmp_path, True, fields=fields)
     theirs = go(tmp_path, False, fields=fields)
+    assert seen
     assert all(advantage != 0 for rows in seen for advantage in rows)
     assert distance(ours, theirs) < 1e-5
     # Their share of clipped tokens is 0, so these keep TRL's denominators
@@ -174,25 +171,19 @@ def test_vespo_keeps_rows_without_advantage_for_its_metric(tmp_path):
     assert ours.logs[1]["vespo/phi_seq_mean"] != 1
 
 
-def test_the_entropy_is_the_mean_over_the_rows_that_were_run(tmp_path):
+def test_the_entropy_is_the_mean_over_the_rows_that_were_run(tmp_path, monkeypatch):
     # One micro-batch of one update: the mean over its tokens, computed here from what the model returned
     fields = fields_of("dapo", dynamic_sampling=False, gradient_accumulation_steps=1, updates_per_rollout=1)
-    scored = []
+    scored, known = [], MicroBatchPass.logps
 
-    def record(trainer):
-        host = trainer._get_per_token_logps_and_entropies
+    def recorded(self, *args, **kwargs):
+        output = known(self, *args, **kwargs)
+        scored.append((output[1].double(), self.inputs(None, None)["completion_mask"]))
+        return output
 
-        def recorded(*args, **kwargs):
-            output = host(*args, **kwargs)
-            if torch.is_grad_enabled():
-                mask = trainer.present_pass.inputs(None, None)["completion_mask"]
-                scored.append((output[1].double(), mask))
-            return output
-
-        trainer._get_per_token_logps_and_entropies = recorded
-
+    monkeypatch.setattr(MicroBatchPass, "logps", recorded)
     sizes = {"per_device_train_batch_size": 16, "max_steps": 1}
-    ours = go(tmp_path, True, prepare=record, fields={**fields, **sizes})
+    ours = go(tmp_path, True, fields={**fields, **sizes})
     ((entropies, mask),) = scored
     assert ours.logs[0]["entropy"] == pytest.approx(((entropies * mask).sum() / mask.sum()).item(), rel=1e-6)
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 from trl import GRPOConfig as HostConfig
 
 from ..grpo.config import GRPOConfig
+from ..grpo.recipe import GRPO, known_fields
 from ..host.promotion import with_defaults
 from ..host.required import required
 from .overlong import default_soft_punish_cache
@@ -55,6 +56,9 @@ CHOICES = {
 
 # Losses that are a sum over tokens divided by one number for the whole rollout. Only these can be weighted by token
 TOKEN_SUM_LOSSES = ("dapo", "cispo")
+
+# What all rows of the paper's Table 1 have in common; the toggles set the rest
+PINNED = {name: value for name, value in known_fields(GRPO).items() if name not in GOVERNED.values()} | {"beta": 0.0}
 
 # Names of the rows of the paper's Table 1; each adds one toggle to the row before
 LADDER = ("naive GRPO", *("+ " + toggle.replace("_", " ").replace("clip higher", "clip-higher") for toggle in TOGGLES))
@@ -159,11 +163,25 @@ class DAPOConfig(GRPOConfig):
             Defaults to the paper's 20 rollouts (§4.1) counted in optimizer steps.
         beta (`float`, *optional*, defaults to `0.0`):
             Coefficient of the KL divergence. The paper uses none (§2.3), and 0.0 is TRL's default too.
+        use_bias_correction_kl (`bool`, *optional*, defaults to `False`):
+            Multiply the KL term by the importance ratio, as TRL does. GRPO's has none, and without `beta` there is no
+            KL term.
         mask_truncated_completions (`bool`, *optional*):
             Follows `overlong_filtering`.
         loss_type (`str`, *optional*):
             Follows `token_level_loss`. You can set any other loss type of TRL that agrees with the toggle.
     """
+
+    # The other toggles set fields of TRL's, which its trainer reads
+    own_trainer = "DAPOTrainer"
+    method_fields = ("soft_overlong_punishment", "dynamic_sampling")
+    filled_fields = (
+        "overlong_filtering",
+        "clip_higher",
+        "token_level_loss",
+        "soft_punish_cache",
+        "updates_per_rollout",
+    )
 
     overlong_filtering: bool = field(
         default=True, metadata={"help": "Leave truncated completions out of the loss (DAPO paper, section 3.4)."}
@@ -240,6 +258,9 @@ class DAPOConfig(GRPOConfig):
         default=None,
         metadata={"help": "Warm-up in optimizer steps. By default the paper's 20 rollouts."},
     )
+    use_bias_correction_kl: bool = field(
+        default=False, metadata={"help": "Multiply the KL term by the importance ratio; GRPO's has none."}
+    )
     mask_truncated_completions: bool | None = field(  # ty: ignore[incompatible-attribute-override]
         default=None, metadata={"help": "Follows overlong_filtering."}
     )
@@ -261,7 +282,7 @@ class DAPOConfig(GRPOConfig):
     @classmethod
     def naive_grpo(cls, *args: Any, **kwargs: Any) -> Self:
         """Returns a config with all five toggles off: the first row of the paper's Table 1."""
-        values: dict[str, Any] = {**dict.fromkeys(TOGGLES, False), **kwargs}
+        values: dict[str, Any] = {**PINNED, **dict.fromkeys(TOGGLES, False), **kwargs}
         return cls(*args, **values)
 
     @classmethod
@@ -281,7 +302,7 @@ class DAPOConfig(GRPOConfig):
             folder = f"{row}-" + name.removeprefix("+ ").replace(" ", "-").lower()
             off = [governed for toggle, governed in GOVERNED.items() if not toggles[toggle]]
             off += [reliant for toggle, names in RELIANT.items() if not toggles[toggle] for reliant in names]
-            values: dict[str, Any] = {**{key: kwargs[key] for key in kwargs if key not in off}, **toggles}
+            values: dict[str, Any] = {**PINNED, **{key: kwargs[key] for key in kwargs if key not in off}, **toggles}
             configs.append(cls(str(Path(output_dir) / folder), **values))
         return configs
 
@@ -299,8 +320,9 @@ class DAPOConfig(GRPOConfig):
         for name in GOVERNED.values():
             if not _is_set(config, name):
                 setattr(promoted, name, None)
-        if not _is_set(config, "disable_dropout"):
-            promoted.disable_dropout = True
+        for name, value in (("disable_dropout", True), ("use_bias_correction_kl", False)):
+            if not _is_set(config, name):
+                setattr(promoted, name, value)
         # The user chose the size of the rollout to fit the memory at hand
         promoted.updates_per_rollout = max(
             1, required(config.steps_per_generation) // config.gradient_accumulation_steps
@@ -525,7 +547,10 @@ class DAPOConfig(GRPOConfig):
             )
 
     def _changes_since(self, config: HostConfig) -> list[str]:
-        changed = [own.name for own in fields(HostConfig) if getattr(config, own.name) != getattr(self, own.name)]
+        # Without `beta` there is no KL term to be weighted
+        silent = set() if self.beta else {"use_bias_correction_kl"}
+        names = [own.name for own in fields(HostConfig) if own.name not in silent]
+        changed = [name for name in names if getattr(config, name) != getattr(self, name)]
         lines = [f"{name}: {_plain(getattr(config, name))} -> {_plain(getattr(self, name))}" for name in changed]
         if changed:
             lines.append(

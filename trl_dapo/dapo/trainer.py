@@ -19,6 +19,7 @@ from datasets import Dataset, IterableDataset
 
 from ..grpo.trainer import GRPOTrainer, model_name
 from ..host.fetching import EmptyRows
+from ..host.foreign import check_config
 from ..host.required import required
 from ..host.resume import Parts
 from . import logs
@@ -126,6 +127,7 @@ class DAPOTrainer(GRPOTrainer):
     def own_config(cls, model: Any, args: trl.GRPOConfig | None) -> DAPOConfig:
         if args is None:
             return DAPOConfig(f"{model_name(model)}-DAPO")
+        check_config(args, DAPOConfig, trl.GRPOConfig, cls.__name__)
         if isinstance(args, DAPOConfig):
             return args
         promoted, changes = DAPOConfig.from_grpo_config(args)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from trl import DPOConfig as HostConfig
 
+from ..host.foreign import OwnConfig
 from ..qlora.precision import check_adapter_dtype
 
 
@@ -19,7 +20,7 @@ REFERENCE_FREE_LOSSES = ("sigmoid", "hinge", "robust", "discopop", "sigmoid_norm
 
 
 @dataclass
-class DPOConfig(HostConfig):
+class DPOConfig(OwnConfig, HostConfig):
     r"""
     Configuration class for the [`DPOTrainer`].
 
@@ -34,6 +35,8 @@ class DPOConfig(HostConfig):
             Precision of the trainable parameters on a 4-bit or 8-bit base: `"float32"`, or `"bfloat16"` as in TRL,
             which rounds away most updates at small learning rates.
     """
+
+    own_trainer = "DPOTrainer"
 
     reference_free: bool = field(
         default=False,

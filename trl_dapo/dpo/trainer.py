@@ -20,8 +20,10 @@ from trl import DPOTrainer as HostTrainer
 from ..host.checkpoint_seams import CheckpointSeams
 from ..host.compat import DPO_GATHERED, check_host
 from ..host.finite_weights import FiniteWeights, check_finite_weights, trained_parameters
+from ..host.foreign import check_config
 from ..host.preference_rows import check_token_ids, checked_preferences, first_row
 from ..host.promotion import promoted
+from ..host.starting_point import REFERENCE, check_given, copies_start_plainly, probe_ids, settle_start
 from ..qlora.precision import adapters_kept, set_adapter_dtype
 from .config import DPOConfig
 
@@ -74,14 +76,19 @@ class DPOTrainer(CheckpointSeams, HostTrainer):
         check_host(HostTrainer)
         if train_dataset is not None:
             first_row(train_dataset, "train")  # the host reads it before it prepares the dataset
-        args = None if args is None else promoted(args, DPOConfig)
+        if args is not None:
+            check_config(args, DPOConfig, HostConfig, type(self).__name__)
+            args = promoted(args, DPOConfig)
         self.reference_free = args is not None and args.reference_free
         if args is not None and args.reference_free:
             args = _without_reference(
                 args, ref_model, has_adapter=peft_config is not None or isinstance(model, PeftModel)
             )
         adapters = set(model.peft_config) if isinstance(model, PeftModel) else set()
-        with adapters_kept(model):
+        # With precomputed log-probabilities, the host asks the reference before its constructor ends
+        self._starts, self._ref_given = False, ref_model is not None
+        check_given(model, ref_model is None and not self.reference_free)
+        with adapters_kept(model), copies_start_plainly(model):
             super().__init__(
                 model=model,
                 ref_model=ref_model,
@@ -101,13 +108,34 @@ class DPOTrainer(CheckpointSeams, HostTrainer):
         if self.reference_free:
             self._drop_reference(adapters)
         self.add_callback(FiniteWeights(lambda: trained_parameters(self.model)))
+        self._settle_start()
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         dataset = checked_preferences(dataset, dataset_name)
         return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
-        return dataset if self.reference_free else super()._precompute_ref_logps(dataset, name, batch_size)
+        if self.reference_free:
+            return dataset
+        if not self._starts and self._settle_start():
+            # The host keeps what it precomputes in a file named by the model, and has not seen this reference
+            self._precompute_model_hash = f"{self._precompute_model_hash}-{REFERENCE}"
+        return super()._precompute_ref_logps(dataset, name, batch_size)
+
+    def _settle_start(self) -> bool:
+        """Checks what is trained and the reference, once; returns whether the reference was replaced."""
+        if self._starts:
+            return False
+        self._starts = True
+        return settle_start(self, self._probe_logits, not self.reference_free, chosen_reference=self._ref_given)
+
+    def _probe_logits(self, model: Any) -> torch.Tensor:
+        size = min(len(self._tokenizer), self.model.config.get_text_config().vocab_size)
+        ids = probe_ids(size, self._tokenizer.all_special_ids, self.accelerator.device)
+        with self.accelerator.autocast():
+            return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.log_softmax(
+                dim=-1
+            )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self._check_batch(inputs)

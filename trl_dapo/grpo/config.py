@@ -10,8 +10,10 @@ from typing import Any
 
 import trl
 
+from ..host.foreign import OwnConfig
 from ..qlora.precision import check_adapter_dtype
 from .generation_fields import contradictions
+from .recipe import DEEPSEEKMATH, known_fields
 
 
 # The rows of an update can be dealt to micro-batches in any way if the loss is a sum over tokens divided by one number
@@ -21,7 +23,7 @@ ROW_MEAN_LOSSES = ("grpo", "dr_grpo", "sapo", "luspo")
 
 
 @dataclass
-class GRPOConfig(trl.GRPOConfig):
+class GRPOConfig(OwnConfig, trl.GRPOConfig):
     r"""
     Configuration class for the online trainers of this package.
 
@@ -96,19 +98,14 @@ class GRPOConfig(trl.GRPOConfig):
         """
         Returns the published baseline: GRPO as in the [DeepSeekMath paper](https://huggingface.co/papers/2402.03300).
 
-        The loss is a mean over each completion's tokens, then over the group (Eq. 3), clipped symmetrically. The KL
-        coefficient of 0.04 is the paper's (§4.2). The paper does not give epsilon; 0.2 is PPO's. Truncated completions
-        are trained on. Other fields can be given, and the ones above can be overridden.
+        The loss is a mean over each completion's tokens, then over the group (Eq. 3), clipped symmetrically, with one
+        update per rollout. The KL coefficient of 0.04 is the paper's (§4.2), and the KL term (Eq. 4) is not multiplied
+        by the importance ratio, as TRL's is by default. The paper does not give epsilon; 0.2 is PPO's. Truncated
+        completions are trained on, a Mixture-of-Experts model has no auxiliary loss, and completions are sampled from
+        the policy as it is. Each field that the recipe fixes is set, whatever TRL's default. Other fields can be
+        given, and the ones above can be overridden.
         """
-        values: dict[str, Any] = {
-            "loss_type": "grpo",
-            "scale_rewards": "group",
-            "epsilon": 0.2,
-            "beta": 0.04,
-            "mask_truncated_completions": False,
-            **kwargs,
-        }
-        return GRPOConfig(*args, **values)
+        return GRPOConfig(*args, **{**known_fields(DEEPSEEKMATH), **kwargs})
 
     @property
     def compacts(self) -> bool:

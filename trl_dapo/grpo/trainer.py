@@ -18,13 +18,17 @@ from torch.utils.data import Sampler
 from trl.trainer.utils import get_config_model_id
 
 from ..host.compat import check_host
+from ..host.custom_loss import changed_loss
 from ..host.fetching import FetchedOnce
 from ..host.finite_weights import FiniteWeights
+from ..host.foreign import check_config
 from ..host.promotion import promoted
 from ..host.resume import Parts, RolloutPlace, RolloutShape, epochs_behind
 from ..host.seams import Seams
 from ..host.settings import Settings
+from ..host.starting_point import check_given, copies_start_plainly, settle_start
 from ..packing.logprobs import PackedPasses
+from ..packing.suitability import tied_to_batch
 from ..packing.unfinished_rows import only_unfinished_rows
 from ..packing.update_phase import UpdatePhase
 from ..qlora.precision import adapters_kept, is_quantized, set_adapter_dtype
@@ -85,13 +89,16 @@ class GRPOTrainer(Seams):
     rollout_place: RolloutPlace | None = None
     packed_passes: PackedPasses | None = None  # ty: ignore[incompatible-mutable-override]
     _epochs_behind: int = 0
+    _told_of: str | None = None
+    tie: str | None = None
 
     def __init__(self, model, reward_funcs=None, args=None, *rest: Any, **kwargs: Any) -> None:
         check_host()
         args = self.own_config(model, args)
         bound = inspect.signature(GRPOTrainer.__init__).bind(self, model, reward_funcs, args, *rest, **kwargs)
         self.check_arguments(args, bound.arguments)
-        with adapters_kept(model):
+        check_given(model, args.beta != 0)
+        with adapters_kept(model), copies_start_plainly(model):
             super().__init__(model, reward_funcs, args, *rest, **kwargs)
         # Whether a model is quantized, its name alone does not say
         _check_vllm(args, is_quantized(self.model))
@@ -103,12 +110,16 @@ class GRPOTrainer(Seams):
         self.add_callback(FiniteWeights(self.trained))
         for line in args.inert_parts():
             logger.warning(line)
+        settle_start(self, self.host.probe_logps, has_reference=self.beta != 0)
+        if self.packed_passes is not None:
+            self.packs()  # so that the log says it, or the run is refused, before it begins
 
     @classmethod
     def own_config(cls, model: Any, args: trl.GRPOConfig | None) -> GRPOConfig:
         """Returns the config that this trainer works with, made from what the user gave."""
         if args is None:
             return GRPOConfig(f"{model_name(model)}-GRPO")
+        check_config(args, GRPOConfig, trl.GRPOConfig, cls.__name__)
         return promoted(args, GRPOConfig)
 
     def check_arguments(self, args: GRPOConfig, given: dict[str, Any]) -> None:
@@ -132,7 +143,17 @@ class GRPOTrainer(Seams):
                 "TRL's, and the router's auxiliary loss of a Mixture-of-Experts model is a mean over those. Set "
                 "router_aux_loss_coef=0.0, or leave `max_tokens_per_microbatch` out."
             )
-        if args.compacts and not self.aux_loss_enabled:
+        self.tie = tied_to_batch(self.model)
+        limit = args.max_tokens_per_microbatch
+        if self.tie is not None and limit is not None:
+            raise ValueError(
+                f"max_tokens_per_microbatch={limit} deals rows to other micro-batches than TRL's, and {self.tie}, so "
+                "that log-probabilities would change. Leave `max_tokens_per_microbatch` out, and lower "
+                "`per_device_train_batch_size` instead."
+            )
+        if self.tie is not None and (args.compacts or args.drops_finished_rows):
+            logger.warning(f"No row is packed, and none is left out of generation: {self.tie}.")
+        if args.compacts and not self.aux_loss_enabled and self.tie is None:
             self.packed_passes = PackedPasses(self)
             self.update_phase = UpdatePhase(self, self.needs_advantage, self.loss_type in ROW_MEAN_LOSSES)
 
@@ -144,12 +165,26 @@ class GRPOTrainer(Seams):
         # Not where other code than `generate` may call the model, or its passes are shared with other processes, nor
         # where a model remembers something per row outside of its cache
         elsewhere = self.use_vllm or self.rollout_func is not None or self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if elsewhere or self.host.is_multimodal:
+        if elsewhere or self.host.is_multimodal or self.tie is not None:
             return False
         settings = self.generation_config
         return settings.eos_token_id is not None and (settings.num_beams or 1) == 1
 
     # Hooks of the seams
+
+    def packs(self) -> bool:
+        # Asked at each step: a method can be replaced on the instance, or on a class, at any time
+        method = changed_loss(self)
+        if method is not None and method != self._told_of:
+            self._told_of = method
+            limit = self.args.max_tokens_per_microbatch
+            if limit is not None:
+                raise ValueError(
+                    f"{method} changes the loss, and max_tokens_per_microbatch={limit} deals rows to other "
+                    "micro-batches than TRL's, which would change its weight. Leave `max_tokens_per_microbatch` out."
+                )
+            logger.warning(f"{method} changes the loss: TRL's own micro-batches are run, and none is packed.")
+        return method is None
 
     def run_begins(self, checkpoint: str | None) -> None:
         super().run_begins(checkpoint)

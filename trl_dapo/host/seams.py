@@ -24,6 +24,7 @@ from .finite_weights import Named, check_finite_weights, trained_parameters
 from .passes import Pass
 from .randomness import random_state_kept
 from .resume import Parts, load_parts, save_parts
+from .rollout_rows import checked_rollout
 from .state import HostState
 from .swapped import swapped
 
@@ -113,6 +114,10 @@ class Seams(CheckpointSeams, HostTrainer):
         """Returns the sampler of the train dataloader, moved on to where the run is."""
         return sampler
 
+    def packs(self) -> bool:
+        """Returns whether micro-batches may be packed at this moment."""
+        return True
+
     def step_begins(self) -> None:
         """Called before each accumulation step."""
 
@@ -173,7 +178,7 @@ class Seams(CheckpointSeams, HostTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         self.step_begins()
-        if self.update_phase is None:
+        if self.update_phase is None or not self.packs():
             loss = super().training_step(model, inputs, num_items_in_batch)
         else:
             # Behind TRL's step is that of transformers, which does not count
@@ -210,7 +215,9 @@ class Seams(CheckpointSeams, HostTrainer):
         host = super()._generate
 
         def generate(prompts: list) -> Any:
-            with self.while_generating():
+            own = getattr(self, "rollout_func", None)
+            checked = {} if own is None else {"rollout_func": checked_rollout(own)}
+            with self.while_generating(), swapped(self, **checked):
                 return host(prompts)
 
         return self.present_pass.generation(generate, prompts)
@@ -228,7 +235,7 @@ class Seams(CheckpointSeams, HostTrainer):
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
         host: Any = super()._get_per_token_logps_and_entropies
-        if self.packed_passes is not None:
+        if self.packed_passes is not None and self.packs():
             host = functools.partial(self.packed_passes.logps, host)
         return self.present_pass.logps(host, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
 

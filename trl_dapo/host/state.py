@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 from packaging.version import Version
+from trl import GRPOTrainer as HostTrainer
 
 from .host_names import FIRST_RELEASE
 from .required import required
+from .starting_point import probe_ids
 from .swapped import swapped
 
 
@@ -101,6 +103,14 @@ class HostState:
                 self._trainer.model, *sequences(batch), batch_size=batch_size
             )
         return logps
+
+    def probe_logps(self, model: Any) -> torch.Tensor:
+        """Returns log-probs of a few tokens by a model of the trainer's kind, as the loss computes them."""
+        size = min(len(self.tokenizer), model.config.get_text_config().vocab_size)
+        ids = probe_ids(size, self.tokenizer.all_special_ids, self._trainer.accelerator.device)
+        # TRL's own, since a subclass may need a rollout
+        host = HostTrainer._get_per_token_logps_and_entropies
+        return host(self._trainer, model, ids, torch.ones_like(ids), ids.size(1) - 2)[0]
 
     # Text
 

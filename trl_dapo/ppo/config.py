@@ -89,6 +89,9 @@ class PPOConfig(GRPOConfig):
             for no clipping.
     """
 
+    own_trainer = "PPOTrainer"
+    method_fields = ("gamma", "lam", "kl_estimator", "critic_learning_rate")
+
     num_generations: int | None = field(default=1, metadata={"help": "Completions per prompt; PPO needs no group."})
     num_iterations: int = field(default=4, metadata={"help": "Passes over each rollout, in a new order each."})
     beta: float = field(

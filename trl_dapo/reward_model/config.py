@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 from trl import RewardConfig as HostConfig
 
+from ..host.foreign import OwnConfig
 from ..qlora.precision import check_adapter_dtype
 
 
 @dataclass
-class RewardConfig(HostConfig):
+class RewardConfig(OwnConfig, HostConfig):
     r"""
     Configuration class for the [`RewardTrainer`].
 
@@ -26,6 +27,8 @@ class RewardConfig(HostConfig):
             In the mean and standard deviation of the rewards that are saved with the model, earlier rewards count as
             at most this many rows, so those from early in training fade.
     """
+
+    own_trainer = "RewardTrainer"
 
     adapter_dtype: str = field(
         default="float32",

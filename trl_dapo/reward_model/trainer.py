@@ -22,8 +22,10 @@ from trl import RewardTrainer as HostTrainer
 from ..host.checkpoint_seams import CheckpointSeams
 from ..host.compat import check_host
 from ..host.finite_weights import FiniteWeights, check_finite_weights, trained_parameters
+from ..host.foreign import check_config
 from ..host.preference_rows import check_token_ids, checked_preferences
 from ..host.promotion import promoted
+from ..host.starting_point import check_given, probe_ids, settle_start
 from ..qlora.precision import adapters_kept, set_adapter_dtype, takes_any_float
 from .calibration import pair_metrics
 from .config import RewardConfig
@@ -78,6 +80,9 @@ class RewardTrainer(CheckpointSeams, HostTrainer):
         check_host(HostTrainer)
         self._statistics = RewardStatistics()
         self._pairs: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}  # rows (2 rewards, 2 lengths)
+        if args is not None:
+            check_config(args, RewardConfig, HostConfig, type(self).__name__)
+        check_given(model, has_reference=False)
         with adapters_kept(model):
             super().__init__(
                 model=model,
@@ -99,6 +104,14 @@ class RewardTrainer(CheckpointSeams, HostTrainer):
         if isinstance(self.model, PeftModel):
             self._settle_head(self.model)
         self.add_callback(FiniteWeights(lambda: trained_parameters(self.model)))
+        settle_start(self, self._probe_rewards, has_reference=False)
+
+    def _probe_rewards(self, model: Any) -> torch.Tensor:
+        tokenizer: Any = self.processing_class
+        size = min(len(tokenizer), self.model.config.get_text_config().vocab_size)
+        ids = probe_ids(size, tokenizer.all_special_ids, self.accelerator.device)
+        with self.accelerator.autocast():
+            return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         dataset = checked_preferences(dataset, dataset_name, tokenized=True)
