@@ -61,7 +61,7 @@ else
 	$(PIP) '$(TORCH)'
 endif
 # Without isolation, the build takes the pinned release too
-	$(PIP) hatchling
+	$(PIP) hatchling editables
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml
