@@ -19,7 +19,7 @@ ALSO_BOOL = frozenset({"resume_from_checkpoint"})
 NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text", list: "a list", dict: "a mapping"}
 
 
-def check_values(values: Mapping[str, Any], kinds: Iterable[type]) -> None:
+def check_values(values: Mapping[str, Any], kinds: Iterable[Any]) -> None:
     """
     Raises [`UsageError`], naming field, value and what it must be.
 
@@ -49,13 +49,13 @@ def _check(own: Field, hint: Any, value: Any) -> None:
         raise UsageError(_message(own.name, value, hint))
 
 
-def _entries(hint: Any) -> type | None:
+def _entries(hint: Any) -> Any:
     """Returns the dataclass of which a list has entries, or `None`."""
     (entry,) = get_args(hint) if get_origin(hint) is list else (None,)
     return entry if isinstance(entry, type) and is_dataclass(entry) else None
 
 
-def _check_entry(name: str, entry: Any, kind: type) -> None:
+def _check_entry(name: str, entry: Any, kind: Any) -> None:
     if not isinstance(entry, dict):
         raise UsageError(f"{name}: {entry!r} in the config file is not a mapping of {_field_names(kind)}.")
     hints = get_type_hints(kind)
@@ -94,7 +94,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _message(name: str, value: Any, hint: Any) -> str:
-    kinds = [get_origin(one) or one for one in (get_args(hint) if not get_origin(hint) in (list, dict) else ())]
+    kinds = [get_origin(one) or one for one in (get_args(hint) if get_origin(hint) not in (list, dict) else ())]
     wanted = [NAMES[one] for one in (kinds or [get_origin(hint) or hint]) if one in NAMES]
     text = f"{name}: {value!r} in the config file is not {' or '.join(wanted) or 'text'}."
     if isinstance(value, list) and list in (kinds or [get_origin(hint)]):
@@ -106,5 +106,5 @@ def _message(name: str, value: Any, hint: Any) -> str:
     return text
 
 
-def _field_names(kind: type) -> str:
+def _field_names(kind: Any) -> str:
     return ", ".join(own.name for own in fields(kind))

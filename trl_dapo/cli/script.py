@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from safetensors import SafetensorError
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
 from .arguments import Arguments, CommandParser
 from .commands import Command
 from .config_file import read_config_file, split_config_flag
 from .errors import UsageError, one_line, report
+from .unfinished import none_left
 
 
 logger = get_logger(__name__)
@@ -85,7 +87,7 @@ def build_trainer(command: Command, arguments: Arguments) -> Any:
     existed = output_dir.exists()
     try:
         trainer = command.load("trainer")(**kwargs)
-    except (ValueError, NotImplementedError, ImportError, OSError) as error:
+    except (ValueError, TypeError, NotImplementedError, ImportError, OSError, SafetensorError) as error:
         logger.debug("The trainer was not constructed.", exc_info=True)
         if not existed:
             with suppress(OSError):
@@ -100,9 +102,12 @@ def build_trainer(command: Command, arguments: Arguments) -> Any:
 
 def train_and_save(trainer: Any, script_args: ScriptArguments, resume_from: str | bool | None) -> None:
     """Trains, from a checkpoint if one is given, and saves the model to `output_dir`."""
-    trainer.train(resume_from_checkpoint=resume_from)
+    output_dir = Path(trainer.args.output_dir)
+    with none_left(output_dir, "checkpoints"):
+        trainer.train(resume_from_checkpoint=resume_from)
     trainer.accelerator.print("Training completed.")
-    trainer.save_model(trainer.args.output_dir)
+    with none_left(output_dir, "model"):
+        trainer.save_model(trainer.args.output_dir)
     trainer.accelerator.print(f"Model saved to {trainer.args.output_dir}.")
     if trainer.args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)

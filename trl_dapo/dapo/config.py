@@ -13,6 +13,7 @@ from typing import Any, Self
 from trl import GRPOConfig as HostConfig
 
 from ..grpo.config import GRPOConfig
+from ..host.ranges import check_generation_fields
 from ..host.required import required
 from .overlong import default_soft_punish_cache
 
@@ -291,6 +292,7 @@ class DAPOConfig(GRPOConfig):
         Fields with [`~trl.GRPOConfig`]'s default take DAPO's default. Fields that the user set stay, and so does the
         size of the rollout. A toggle that contradicts such a field is turned off.
         """
+        check_generation_fields(config)
         promoted = object.__new__(cls)
         promoted.__dict__.update(vars(config))
         # Copied, not constructed: the host's checks have rewritten fields into values that they would now reject

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from trl import DPOConfig as HostConfig
 
+from ..host.ranges import check_preference_fields
 from ..qlora.precision import check_adapter_dtype
 
 
@@ -51,6 +52,7 @@ class DPOConfig(HostConfig):
     )
 
     def __post_init__(self) -> None:
+        check_preference_fields(self)
         super().__post_init__()
         check_adapter_dtype(self.adapter_dtype)
         if self.reference_free:

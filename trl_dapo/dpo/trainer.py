@@ -20,6 +20,7 @@ from trl import DPOTrainer as HostTrainer
 from ..host.compat import DPO_GATHERED, check_host
 from ..host.preference_rows import check_token_ids, checked_preferences, first_row
 from ..host.promotion import promoted
+from ..host.ranges import check_preference_fields
 from ..qlora.precision import adapters_kept, set_adapter_dtype
 from .config import DPOConfig
 
@@ -73,6 +74,8 @@ class DPOTrainer(HostTrainer):
         if train_dataset is not None:
             first_row(train_dataset, "train")  # the host looks at it before it prepares the dataset
         args = None if args is None else promoted(args, DPOConfig)
+        if args is not None:
+            check_preference_fields(args)
         self.reference_free = args is not None and args.reference_free
         if args is not None and args.reference_free:
             args = _without_reference(

@@ -10,6 +10,7 @@ from typing import Any
 
 import trl
 
+from ..host.ranges import check_generation_fields
 from ..qlora.precision import check_adapter_dtype
 
 
@@ -87,6 +88,8 @@ class GRPOConfig(trl.GRPOConfig):
     )
 
     def __post_init__(self) -> None:
+        # First, because the host divides by some of them
+        check_generation_fields(self)
         super().__post_init__()
         self.check_update_phase()
 

@@ -19,6 +19,7 @@ from trl.trainer.utils import get_config_model_id
 from ..host.compat import check_host
 from ..host.fetching import FetchedOnce
 from ..host.promotion import promoted
+from ..host.ranges import check_generation_fields
 from ..host.resume import Parts, RolloutPlace, RolloutShape, epochs_behind
 from ..host.seams import Seams
 from ..packing.logprobs import PackedPasses
@@ -80,7 +81,9 @@ class GRPOTrainer(Seams):
         """Returns the config that this trainer works with, made from what the user gave."""
         if args is None:
             return GRPOConfig(f"{model_name(model)}-GRPO")
-        return promoted(args, GRPOConfig)
+        config = promoted(args, GRPOConfig)
+        check_generation_fields(config)
+        return config
 
     def check_arguments(self, args: GRPOConfig, given: dict[str, Any]) -> None:
         """Raises for arguments of the constructor, by name, that cannot be right, before a model is loaded."""

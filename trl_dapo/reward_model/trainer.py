@@ -21,6 +21,7 @@ from trl import RewardTrainer as HostTrainer
 from ..host.compat import check_host
 from ..host.preference_rows import check_token_ids, checked_preferences
 from ..host.promotion import promoted
+from ..host.ranges import check_preference_fields
 from ..qlora.precision import adapters_kept, set_adapter_dtype, takes_any_float
 from .calibration import pair_metrics
 from .config import RewardConfig
@@ -72,12 +73,15 @@ class RewardTrainer(HostTrainer):
         peft_config: PeftConfig | None = None,
     ) -> None:
         check_host(HostTrainer)
+        args = None if args is None else promoted(args, RewardConfig)
+        if args is not None:
+            check_preference_fields(args)
         self._statistics = RewardStatistics()
         self._pairs: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}  # rows (2 rewards, 2 lengths)
         with adapters_kept(model):
             super().__init__(
                 model=model,
-                args=None if args is None else promoted(args, RewardConfig),
+                args=args,
                 data_collator=data_collator,
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
