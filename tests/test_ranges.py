@@ -1,4 +1,4 @@
-"""Settings that no training can have are refused by the config, naming field and value, in Python as on the command line."""
+"""Settings that no training can have are refused by the config, naming field and value; so on the command line."""
 
 from dataclasses import fields
 

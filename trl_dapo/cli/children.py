@@ -3,7 +3,7 @@ What was launched ends with the launcher: a signal that would end this process a
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -24,7 +24,7 @@ class Ended(BaseException):
 
 
 @contextmanager
-def ended_with_us() -> Iterator[None]:
+def ended_with_us() -> Generator[None]:
     """
     Ends all processes that this one has started if a signal or Ctrl-C ends the block; raises [`Ended`] for a signal.
 

@@ -38,8 +38,14 @@ def load_data(script_args: ScriptArguments, training_args: Any, dataset_args: Da
         try:
             check_dataset(data.train, training_args)
         except ValueError as error:
-            raise UsageError(one_line(error)) from error
+            raise own_refusal(error) from error
     return data
+
+
+def own_refusal(error: ValueError) -> Exception:
+    """Returns a [`UsageError`] for an error of this package's, and the error itself where a library's class of
+    `ValueError` tells that a file cannot be read."""
+    return UsageError(one_line(error)) if type(error) is ValueError else error
 
 
 def reading(script_args: ScriptArguments, dataset_args: DatasetMixtureConfig) -> AbstractContextManager[None]:

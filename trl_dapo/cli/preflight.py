@@ -17,7 +17,7 @@ from trl_dapo.reward_model.adapter import AdapterReward
 
 from .arguments import Arguments
 from .built_in_task import check_no_reference, check_not_quantized
-from .data import Data, column_names, load_data, load_splits, reading
+from .data import Data, column_names, load_data, load_splits, own_refusal, reading
 from .data_files import are_local
 from .errors import UsageError, one_line
 from .folders import check_folder
@@ -140,7 +140,7 @@ def _check_preferences(data: Data) -> None:
             if rows is not None:
                 checked_preferences(rows, split, tokenized=True)
     except ValueError as error:
-        raise UsageError(one_line(error)) from error
+        raise own_refusal(error) from error
 
 
 def _can_read_data(arguments: Arguments) -> bool:

@@ -64,11 +64,14 @@ def _slip(asked: str, part: str, known: set[str]) -> bool:
     if {asked, part} == {f"{asked.removesuffix('s')}s", asked.removesuffix("s")}:
         return len(part) > 2
     # `top_p` is not a misspelt `top_k`, nor `tf16` a `bf16`, nor `min` a `max`
-    if asked in known or max(len(asked), len(part)) < 4 or any(letter.isdigit() for letter in asked + part):
+    if asked in known or len(part) < 3 or any(letter.isdigit() for letter in asked + part):
+        return False
+    swaps = [asked[:i] + asked[i + 1] + asked[i] + asked[i + 2 :] for i in range(len(asked) - 1)]
+    if part in swaps:
+        return True
+    if max(len(asked), len(part)) < 4:
         return False
     if len(asked) == len(part):
-        wrong = [i for i, (left, right) in enumerate(zip(asked, part, strict=True)) if left != right]
-        swapped = len(wrong) == 2 and wrong[1] == wrong[0] + 1 and asked[wrong[0]] == part[wrong[1]]
-        return len(wrong) == 1 or (swapped and asked[wrong[1]] == part[wrong[0]])
+        return sum(left != right for left, right in zip(asked, part, strict=True)) == 1
     longer, shorter = sorted((asked, part), key=len, reverse=True)
     return any(longer[:i] + longer[i + 1 :] == shorter for i in range(len(longer)))

@@ -5,7 +5,7 @@ What a save that fails leaves behind: nothing. A full disk cuts files short, and
 import errno
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,13 +18,14 @@ from .errors import UsageError, one_line
 
 # `trainer_state.json` is written last
 LAST_OF_CHECKPOINT = "trainer_state.json"
+CARD = "README.md"
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ROOM_TEXTS = ("No space left on device", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed")
 
 
 @contextmanager
-def none_left(output_dir: Path, part: str) -> Iterator[None]:
+def none_left(output_dir: Path, part: str) -> Generator[None]:
     """
     Removes, if the block fails, what it has written in part; no room on the disk becomes a [`UsageError`].
 
@@ -43,11 +44,12 @@ def none_left(output_dir: Path, part: str) -> Iterator[None]:
         for folder in _unfinished(output_dir):
             if folder.name not in begun:
                 shutil.rmtree(folder, ignore_errors=True)
-        if part == "model":
-            for path, stamp in _stamps(output_dir).items():
-                if before.get(path) != stamp:
-                    with suppress(OSError):
-                        path.unlink()
+        for path, stamp in _stamps(output_dir).items():
+            # Beside checkpoints lie logs, and the card that the first of them brings
+            of_save = part == "model" or (path.name == CARD and not list(output_dir.glob("checkpoint-*")))
+            if of_save and before.get(path) != stamp:
+                with suppress(OSError):
+                    path.unlink()
         if _is_no_room(error):
             raise UsageError(
                 f"output_dir={output_dir}: there is no room for what is saved there ({one_line(error)}). What was "

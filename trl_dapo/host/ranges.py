@@ -169,7 +169,7 @@ def check_ranges(config: Any, ranges: Mapping[str, Range]) -> None:
 
 
 def check_choices(config: Any, choices: Mapping[str, tuple]) -> None:
-    """Raises `ValueError` for the first value that is none of its field's choices; each value of a list is looked at."""
+    """Raises `ValueError` for the first value that is none of its field's choices; of a list, each counts."""
     names = {own.name for own in fields(config)}
     for name, allowed in choices.items():
         if name not in names:
