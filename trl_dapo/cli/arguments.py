@@ -170,7 +170,7 @@ def _kind(action: argparse.Action) -> str:
 
 def _check_choice(action: argparse.Action, value: Any) -> None:
     """Raises for a value of a file that is none of a field's choices: argparse checks words only."""
-    if action.choices is not None and value is not None and value not in action.choices:
+    if action.choices is not None and value is not None and value not in list(action.choices):
         quotes = " YAML reads a bare no as false: write it in quotes." if value is False else ""
         raise UsageError(f"{action.dest}: {value!r} in the config file is none of {list(action.choices)}.{quotes}")
 
