@@ -120,6 +120,19 @@ def test_a_file_that_is_no_mapping_of_fields_is_refused(workspace, capfd, text, 
         (["--temperature", "-1"], "`temperature`"),
         (["--loss_type", "dappo"], "loss_type"),
         (["--deepspeed", "none.json", "--dry-run"], "deepspeed=none.json: there is no such file"),
+        (["--model_init_kwargs", "{bad"], "model_init_kwargs: '{bad' is not valid JSON"),
+        (["--generation_kwargs", "foo"], "generation_kwargs: 'foo' is not a mapping"),
+        (["--pad_to_multiple_of", "x"], "pad_to_multiple_of: 'x'"),
+        (["--lr_scheduler_kwargs", '{"foo": 1}'], "lr_scheduler_kwargs={'foo': 1}"),
+        (
+            ["--lr_scheduler_kwargs", '{"foo": 1}', "--lr_scheduler_type", "cosine"],
+            "unexpected keyword argument 'foo'",
+        ),
+        (["--lr_scheduler_type", "cosine_with_min_lr"], "lr_scheduler_type=cosine_with_min_lr"),
+        (["--optim_args", "bogus"], "optim_args='bogus' (it is name=value"),
+        (["--optim", "galore_adamw"], "optim=galore_adamw"),
+        (["--use_liger_kernel"], "use_liger_kernel=True needs liger-kernel"),
+        (["--gradient_checkpointing_kwargs", '{"foo": 1}'], "gradient_checkpointing_kwargs has 'foo'"),
         (["--quiet", "--num_cpu_threads_per_process", "x"], "--num_cpu_threads_per_process"),
     ],
 )
@@ -216,6 +229,31 @@ def test_a_cut_file_of_a_model_is_named(settings, model_dir, capfd, command, fil
     capfd.readouterr()
     assert main([command, *write({**own, "model_name_or_path": "copy"})]) == 2
     assert f"model_name_or_path=copy: {part}" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"use_peft": True, "lora_task_type": "BOGUS"}, "Invalid task type: 'BOGUS'"),
+        ({"use_peft": True, "lora_r": -3}, "-3"),
+        ({"model_init_kwargs": {"foo": 1}}, "'foo'"),
+        ({"report_to": "wandb"}, "WandbCallback requires wandb to be installed"),
+        ({"attn_implementation": "bogus"}, "bogus"),
+        (
+            {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+            | {"load_best_model_at_end": True, "metric_for_best_model": "bogus"},
+            "metric_for_best_model",
+        ),
+    ],
+)
+def test_settings_that_a_trainer_trips_over_are_one_line(settings, capfd, fields, part):
+    from trl_dapo.cli.grpo import run_script
+
+    capfd.readouterr()
+    assert run_script(write({**settings, **fields})) == 2
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("trl-dapo: error: ")
+    assert part in last
 
 
 def test_a_missing_shard_is_named(settings, model_dir, capfd):

@@ -6,6 +6,7 @@ config is constructed. The configs are as strict here as in Python.
 """
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -102,6 +103,7 @@ class CommandParser(TrlParser):
         """Parses, then fills in the fields that the user did not set."""
         namespace, unknown = super().parse_known_args(args, namespace)
         given = {*self._file_values, *self._written(args)}
+        _check_text(vars(namespace))
         self._fill_in(vars(namespace), given)
         if self._is_planning and vars(namespace).get("dry_run"):
             self._set_aside = SetAside.take(vars(namespace))
@@ -155,6 +157,23 @@ def _without_config_flag(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
         return values, argv
     position = argv.index("--config")
     return values, argv[:position] + argv[position + 2 :]
+
+
+def _check_text(values: dict[str, Any]) -> None:
+    """Raises for text that a config would read as JSON or as a number, and then not say which field it was."""
+    for name, value in values.items():
+        if not isinstance(value, str) or not (name.endswith(("_kwargs", "_config")) or name == "deepspeed"):
+            continue
+        if value.startswith("{"):
+            try:
+                json.loads(value)
+            except ValueError as error:
+                raise UsageError(f"{name}: {value!r} is not valid JSON: {one_line(error)}.") from error
+        elif name.endswith("_kwargs"):
+            raise UsageError(f'{name}: {value!r} is not a mapping. Write it as JSON, {{"name": value}}.')
+    padding = values.get("pad_to_multiple_of")
+    if isinstance(padding, str) and padding.lower() not in ("auto", "none", "null") and not padding.isdecimal():
+        raise UsageError(f"pad_to_multiple_of: {padding!r} is neither a number of at least 1 nor 'auto'.")
 
 
 def _refused(error: Exception) -> str:

@@ -23,6 +23,7 @@ from .errors import UsageError, one_line
 from .folders import check_folder
 from .hub import check_dataset_name, check_model
 from .reward_names import HOST_REWARDS, check_columns, check_reward_names, reward_functions
+from .starts import check_start
 
 
 def check_online(arguments: Arguments) -> None:
@@ -46,6 +47,8 @@ def check_online(arguments: Arguments) -> None:
     if script_args.reward_model_name_or_path:
         _check_model(script_args, "reward_model_name_or_path", script_args.reward_model_name_or_path, "main")
     check_output_dir(training_args)
+    if not script_args.dry_run:
+        check_start(training_args)
     whole_checkpoint(training_args)
     if model_args.model_name_or_path is None:
         check_no_reference(training_args, model_args)
@@ -67,6 +70,8 @@ def check_offline(arguments: Arguments) -> None:
     """
     script_args, training_args, model_args, dataset_args = arguments
     check_output_dir(training_args)
+    if not script_args.dry_run:
+        check_start(training_args)
     asked_checkpoint(training_args)
     if model_args.model_name_or_path is None:
         check_not_quantized(model_args)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
-from safetensors import SafetensorError
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
 from .arguments import Arguments, CommandParser
@@ -87,12 +86,12 @@ def build_trainer(command: Command, arguments: Arguments) -> Any:
     existed = output_dir.exists()
     try:
         trainer = command.load("trainer")(**kwargs)
-    except (ValueError, TypeError, NotImplementedError, ImportError, OSError, SafetensorError) as error:
+    except Exception as error:
         logger.debug("The trainer was not constructed.", exc_info=True)
         if not existed:
             with suppress(OSError):
                 output_dir.rmdir()
-        raise UsageError(one_line(error)) from error
+        raise UsageError(_refused(error)) from error
     if arguments.script_args.ignore_bias_buffers:
         trainer.model._ddp_params_and_buffers_to_ignore = [
             name for name, buffer in trainer.model.named_buffers() if buffer.dtype == torch.bool
@@ -100,11 +99,21 @@ def build_trainer(command: Command, arguments: Arguments) -> Any:
     return trainer
 
 
+def _refused(error: Exception) -> str:
+    if isinstance(error, (ValueError, TypeError, NotImplementedError, ImportError, OSError)):
+        return one_line(error)
+    # A library that does not say what it minds. The settings are the user's, so they are the place to look
+    return (
+        f"the trainer cannot be made of these settings: {type(error).__name__}: {one_line(error)} "
+        "(ACCELERATE_LOG_LEVEL=DEBUG shows where)"
+    )
+
+
 def train_and_save(trainer: Any, script_args: ScriptArguments, resume_from: str | bool | None) -> None:
     """Trains, from a checkpoint if one is given, and saves the model to `output_dir`."""
     output_dir = Path(trainer.args.output_dir)
     with none_left(output_dir, "checkpoints"):
-        trainer.train(resume_from_checkpoint=resume_from)
+        _train(trainer, resume_from)
     trainer.accelerator.print("Training completed.")
     with none_left(output_dir, "model"):
         trainer.save_model(trainer.args.output_dir)
@@ -114,3 +123,13 @@ def train_and_save(trainer: Any, script_args: ScriptArguments, resume_from: str 
         trainer.accelerator.print(f"Model pushed to https://huggingface.co/{trainer.hub_model_id}.")
     # Finishes the trackers and leaves the process group
     trainer.accelerator.end_training()
+
+
+def _train(trainer: Any, resume_from: str | bool | None) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=resume_from)
+    except KeyError as error:
+        if "metric_for_best_model" not in str(error):
+            raise
+        # What an evaluation measures is known once there has been one
+        raise UsageError(one_line(error).strip('"')) from error
