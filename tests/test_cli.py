@@ -465,7 +465,7 @@ def test_shipped_yaml_parses(path, workspace):
     module = import_module(f"trl_dapo.cli.{path.stem}")
     parser = module.make_parser()
     from_file, _ = parser.unknown_words(["--config", str(path)])
-    launch._launch_args(from_file, parser, module.__name__)
+    launch._launch_args(from_file, [], parser, module.__name__)
     config = parser.parse(["--config", str(path), "--use_cpu"]).training_args
     checked = {"max_steps", "learning_rate", "num_generations", "reference_free"} & set(values)
     assert {name: getattr(config, name) for name in checked} == {name: values[name] for name in checked}

@@ -70,7 +70,7 @@ YIELDS_TO = {
     "steps_per_generation": ("generation_batch_size",),
     "max_steps": ("num_train_epochs",),
     "gradient_checkpointing": ("activation_checkpointing",),
-    "reward_funcs": ("reward_model_name_or_path",),
+    "reward_funcs": ("reward_model_name_or_path", "reward_adapter"),
     "bf16": ("fp16",),
 }
 

@@ -6,7 +6,7 @@ config is constructed. The configs are as strict here as in Python.
 """
 
 import argparse
-import difflib
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -20,6 +20,9 @@ from trl_dapo.host.planned_config import planned
 from .arena_defaults import fill_in, is_arena_run
 from .config_file import read_config_file
 from .errors import UsageError, one_line
+from .field_types import check_values
+from .spelling import nearest
+from .target import SetAside
 
 
 class Arguments(NamedTuple):
@@ -53,6 +56,8 @@ class CommandParser(TrlParser):
         self.arena_defaults = arena_defaults
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.notes: list[str] = []
+        self._is_planning = False
+        self._set_aside = SetAside({})
         self._file_values: dict[str, Any] = {}
         for action in self._actions:
             # A `bool | None` may be written without a value, like a `bool`
@@ -61,7 +66,7 @@ class CommandParser(TrlParser):
 
     def plan_for(self, processes: int) -> None:
         """Makes the parser construct configs for that many processes, none of which is this one."""
-        self.processes = processes
+        self.processes, self._is_planning = processes, True
         kinds = [
             planned(kind, processes) if issubclass(cast(type, kind), TrainingArguments) else kind
             for kind in self.dataclass_types
@@ -81,8 +86,9 @@ class CommandParser(TrlParser):
 
     def nearest_option(self, word: str) -> str | None:
         """Returns the option most like a misspelt one, or `None`."""
-        options = [option for option in self._option_string_actions if not option.startswith("--no")]
-        return next(iter(difflib.get_close_matches(word.split("=")[0], options, n=1)), None)
+        # Of the two spellings that a field has, the one with underscores
+        options = [f"--{action.dest}" for action in self._actions if f"--{action.dest}" in action.option_strings]
+        return nearest(word, options)
 
     def error(self, message: str) -> NoReturn:
         """Raises the message as a [`UsageError`]; argparse would print all options before it."""
@@ -98,16 +104,23 @@ class CommandParser(TrlParser):
         """Parses, then fills in the fields that the user did not set."""
         namespace, unknown = super().parse_known_args(args, namespace)
         given = {*self._file_values, *self._written(args)}
+        _check_text(vars(namespace))
         self._fill_in(vars(namespace), given)
+        if self._is_planning and vars(namespace).get("dry_run"):
+            self._set_aside = SetAside.take(vars(namespace))
         return namespace, unknown
 
     def parse_args_into_dataclasses(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Constructs the configs; a value that they refuse becomes a one-line error."""
         try:
             parsed = super().parse_args_into_dataclasses(*args, **kwargs)
-        except (ValueError, TypeError, ImportError, OSError) as error:
-            raise UsageError(one_line(error)) from error
+        except UsageError:
+            raise
+        except Exception as error:
+            # Only the user's values are in play: whatever a config trips over is one of them
+            raise UsageError(_refused(error)) from error
         for one in parsed:
+            self._set_aside.put_back(one)
             if isinstance(one, ScriptArguments):
                 cast(Any, one).notes = self.notes
         return parsed
@@ -132,10 +145,11 @@ class CommandParser(TrlParser):
         self._file_values = values
         for action in self._actions:
             if action.dest in values:
-                _check_type(action, values[action.dest])
+                _check_choice(action, values[action.dest])
             if isinstance(action, argparse._SubParsersAction):
                 for parser in action.choices.values():
                     parser._take_file(values)
+        check_values(values, cast(list[type], self.dataclass_types))
 
 
 def _without_config_flag(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -146,20 +160,36 @@ def _without_config_flag(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
     return values, argv[:position] + argv[position + 2 :]
 
 
+def _check_text(values: dict[str, Any]) -> None:
+    """Raises for text that a config would read as JSON or as a number, and then not say which field it was."""
+    for name, value in values.items():
+        if not isinstance(value, str) or not (name.endswith(("_kwargs", "_config")) or name == "deepspeed"):
+            continue
+        if value.startswith("{"):
+            try:
+                json.loads(value)
+            except ValueError as error:
+                raise UsageError(f"{name}: {value!r} is not valid JSON: {one_line(error)}.") from error
+        elif name.endswith("_kwargs"):
+            raise UsageError(f'{name}: {value!r} is not a mapping. Write it as JSON, {{"name": value}}.')
+    padding = values.get("pad_to_multiple_of")
+    if isinstance(padding, str) and padding.lower() not in ("auto", "none", "null") and not padding.isdecimal():
+        raise UsageError(f"pad_to_multiple_of: {padding!r} is neither a number of at least 1 nor 'auto'.")
+
+
+def _refused(error: Exception) -> str:
+    # Those that configs raise on purpose say what is wrong; others need their class to be understood
+    if isinstance(error, (ValueError, ImportError, OSError, NotImplementedError)):
+        return one_line(error)
+    return f"the config cannot be made of these values: {type(error).__name__}: {one_line(error)}"
+
+
 def _kind(action: argparse.Action) -> str:
     return getattr(action.type, "__name__", "")
 
 
-def _check_type(action: argparse.Action, value: Any) -> None:
-    """Raises for a value of the wrong type in a file: argparse checks words only."""
-    allowed = {"int": (int,), "float": (int, float), "string_to_bool": (bool, int)}.get(_kind(action), (object,))
-    is_word = value is None or isinstance(value, str)
-    if isinstance(action.nargs, str) and action.nargs in "+*" and isinstance(value, list):
-        return
-    wrong_bool = isinstance(value, bool) and bool not in allowed and object not in allowed
-    if not is_word and (wrong_bool or not isinstance(value, allowed)):
-        wanted = {"int": "an integer", "float": "a number", "string_to_bool": "true or false"}[_kind(action)]
-        raise UsageError(f"{action.dest}: {value!r} in the config file is not {wanted}.")
-    if action.choices is not None and value is not None and value not in action.choices:
+def _check_choice(action: argparse.Action, value: Any) -> None:
+    """Raises for a value of a file that is none of a field's choices: argparse checks words only."""
+    if action.choices is not None and value is not None and value not in list(action.choices):
         quotes = " YAML reads a bare no as false: write it in quotes." if value is False else ""
         raise UsageError(f"{action.dest}: {value!r} in the config file is none of {list(action.choices)}.{quotes}")

@@ -20,7 +20,8 @@ def check_batch(values: dict[str, Any], processes: int) -> None:
             Number of processes that share the batch.
     """
     rows, group = _generation_batch(values, processes), values["num_generations"]
-    if not isinstance(group, int) or group < 1 or rows % group == 0:
+    # A size below 1 is the config's to refuse, which names its field
+    if group is None or group < 1 or rows < 1 or rows % group == 0:
         return
     divisors = [str(size) for size in range(2, min(rows, 64) + 1) if rows % size == 0]
     if values["generation_batch_size"] is not None:

@@ -3,15 +3,16 @@ Loads the dataset of a run as TRL's script does, and checks it before a model is
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, IterableDataset, load_dataset
-from datasets.exceptions import DatasetsError
 from trl import DatasetMixtureConfig, ScriptArguments, get_dataset
 
 from trl_dapo.grpo.batch_size import check_dataset
 
+from .data_files import local_files, readable
 from .errors import UsageError, one_line
 
 
@@ -29,14 +30,28 @@ class Data:
 def load_data(script_args: ScriptArguments, training_args: Any, dataset_args: DatasetMixtureConfig) -> Data:
     """Returns the splits that the arguments name; raises [`UsageError`] if they are missing or have no prompts."""
     data = load_splits(script_args, training_args, dataset_args)
-    _check_prompts("dataset_train_split", script_args.dataset_train_split, data.train)
-    if data.evaluation is not None:
-        _check_prompts("dataset_test_split", script_args.dataset_test_split, data.evaluation)
-    try:
-        check_dataset(data.train, training_args)
-    except ValueError as error:
-        raise UsageError(one_line(error)) from error
+    # A stream is read here for the first time
+    with reading(script_args, dataset_args):
+        _check_prompts("dataset_train_split", script_args.dataset_train_split, data.train)
+        if data.evaluation is not None:
+            _check_prompts("dataset_test_split", script_args.dataset_test_split, data.evaluation)
+        try:
+            check_dataset(data.train, training_args)
+        except ValueError as error:
+            raise own_refusal(error) from error
     return data
+
+
+def own_refusal(error: ValueError) -> Exception:
+    """Returns a [`UsageError`] for an error of this package's, and the error itself where a library's class of
+    `ValueError` tells that a file cannot be read."""
+    return UsageError(one_line(error)) if type(error) is ValueError else error
+
+
+def reading(script_args: ScriptArguments, dataset_args: DatasetMixtureConfig) -> AbstractContextManager[None]:
+    """Returns a context in which a failure to read the dataset is a [`UsageError`] that names file and line."""
+    named = "datasets" if dataset_args.datasets else f"dataset_name={script_args.dataset_name}"
+    return readable(named, local_files(script_args, dataset_args))
 
 
 def load_splits(script_args: ScriptArguments, training_args: Any, dataset_args: DatasetMixtureConfig) -> Data:
@@ -60,15 +75,12 @@ def column_names(rows: Rows) -> Sequence[str]:
 
 
 def _load(script_args: ScriptArguments, dataset_args: DatasetMixtureConfig) -> Any:
-    named = "datasets" if dataset_args.datasets else f"dataset_name={script_args.dataset_name}"
-    try:
+    with reading(script_args, dataset_args):
         if dataset_args.datasets:
             return get_dataset(dataset_args)
         return load_dataset(
             str(script_args.dataset_name), name=script_args.dataset_config, streaming=script_args.dataset_streaming
         )
-    except (OSError, ValueError, TypeError, RuntimeError, DatasetsError) as error:
-        raise UsageError(f"{named} cannot be loaded: {one_line(error)}") from error
 
 
 def _split(dataset: Any, field: str, name: str) -> Rows:

@@ -4,17 +4,24 @@
 
 import argparse
 import importlib.util
+import math
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from .errors import UsageError
+from .errors import UsageError, one_line
+from .folders import check_folder
 
 
 DEFAULT_BUDGET = 16384
 EVAL_EVERY = 8
 FILE_WIDTH = 120
+# NumPy's generator takes 32 bits
+MAX_SEED = 2**32
+# The numbers and the plot of a run take less
+LEAST_ROOM = 2**20
 
 
 def make_parser(prog: str = "trl-dapo demo") -> argparse.ArgumentParser:
@@ -45,6 +52,7 @@ def main(argv: list[str]) -> int:
     """Runs the demo and returns the exit code."""
     options = make_parser().parse_args(argv)
     _check(options)
+    _make_folder(options.output_dir)
     # Transformers warns about names that TRL still uses
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     return _run(options)
@@ -81,7 +89,6 @@ def _run(options: argparse.Namespace) -> int:
     results.sort(key=lambda result: (result.name != "GRPO", result.seed))
     console.print(result_table(start, results))
     console.print(verdict(results))
-    options.output_dir.mkdir(parents=True, exist_ok=True)
     write_json(options.output_dir / "results.json", start, results)
     write_curves(options.output_dir / "curves.png", results)
     console.print(f"Curves: {options.output_dir / 'curves.png'}, numbers: {options.output_dir / 'results.json'}")
@@ -93,13 +100,28 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError(f"--seeds must be at least 1, got {options.seeds}.")
     if options.completions < 128:
         raise UsageError(f"--completions must be at least 128, one rollout, got {options.completions}.")
-    if options.learning_rate is not None and not options.learning_rate > 0:
-        raise UsageError(f"--learning_rate must be above 0, got {options.learning_rate:g}.")
-    if options.output_dir.exists() and not options.output_dir.is_dir():
-        raise UsageError(f"--output_dir {options.output_dir} is a file. Name a folder.")
+    if not 0 <= options.seed <= MAX_SEED - options.seeds:
+        raise UsageError(f"--seed must be between 0 and {MAX_SEED - options.seeds}, got {options.seed}.")
+    if options.learning_rate is not None and not 0 < options.learning_rate < math.inf:
+        raise UsageError(f"--learning_rate must be above 0 and finite, got {options.learning_rate:g}.")
+    try:
+        check_folder("--output_dir", str(options.output_dir))
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
     for package in ("matplotlib", "scipy"):
         if importlib.util.find_spec(package) is None:
             raise UsageError(f"{package} is missing, and the report needs it: pip install 'trl-dapo[report]'.")
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes the folder and writes into it once, so that minutes of training do not end in an error."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(LEAST_ROOM))
+            file.flush()
+    except OSError as error:
+        raise UsageError(f"--output_dir {folder} cannot be written to: {error.strerror}. Name another.") from error
 
 
 def _refuse(message: str) -> NoReturn:

@@ -13,6 +13,8 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from trl_dapo.host.checkpoints import model_damage
+
 from .errors import UsageError
 
 
@@ -20,22 +22,32 @@ TIMEOUT = 10.0
 MODEL_FILES = ("config.json", "adapter_config.json")
 
 
-def check_model(field: str, name: str, revision: str) -> None:
-    """Raises [`UsageError`] unless `name` is a folder with a model, or a repository on the Hub or in its cache."""
+def check_model(field: str, name: str, revision: str, needed: bool = True) -> str | None:
+    """
+    Raises [`UsageError`] unless `name` is a folder with a model, or a repository on the Hub or in its cache.
+
+    Where it is not `needed` on this machine, as in a dry run, a model of the Hub that cannot be looked up is a remark,
+    which is returned.
+    """
     if Path(name).is_dir():
         if not any((Path(name) / file).is_file() for file in MODEL_FILES):
             raise UsageError(f"{field}={name}: the folder has no {' or '.join(MODEL_FILES)}. Give a saved model.")
-        return
+        if found := model_damage(Path(name)):
+            raise UsageError(f"{field}={name}: {found}. Save or download the model again.")
+        return None
     if _is_path(name):
         raise UsageError(f"{field}={name}: there is no such folder. Give the folder of a saved model, or a Hub id.")
     if not _is_on_hub(field, name, "model", revision):
         go_offline()
         cached = [huggingface_hub.try_to_load_from_cache(name, file, revision=revision) for file in MODEL_FILES]
         if not any(isinstance(path, str) for path in cached):
+            if not needed:
+                return f"{field}={name} was not checked: it is not in the Hub's cache, and the Hub cannot be reached"
             raise UsageError(
                 f"{field}={name}: there is no such folder, it is not in the Hub's cache, and the Hub cannot be "
                 "reached. Give the folder of a saved model, or connect to the network."
             )
+    return None
 
 
 def check_dataset_name(name: str) -> None:

@@ -11,13 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from .children import Ended, ended_with_us
 from .commands import Command
 from .config_file import read_config_file, set_environment, split_config_flag
 from .errors import UsageError, one_line
+from .launch_words import launch_words
 
 
 if TYPE_CHECKING:
     from .arguments import CommandParser
+
+# Exit codes above it are numbers of signals
+SIGNALLED = 128
 
 # One process on the CPU. Accelerate warns about each of these that is left out
 ON_CPU = ["--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
@@ -32,7 +37,7 @@ def run(command: Command, argv: list[str]) -> int:
 
     parser = make_parser(command, prog=f"trl-dapo {command.name}")
     from_file, from_command_line = parser.unknown_words(argv)
-    launch_args = _launch_args(from_file + from_command_line, parser, command.module)
+    launch_args = _launch_args(from_file, from_command_line, parser, command.module)
     parser.plan_for(_processes(launch_args))
     with _quietly():
         arguments = parser.parse(argv)
@@ -41,7 +46,7 @@ def run(command: Command, argv: list[str]) -> int:
         command.load("print_dry_run")(arguments, command.load("host_config"))
         return 0
     if arguments.training_args.use_cpu and not from_file + from_command_line:
-        launch_args = _launch_args(ON_CPU, parser, command.module)
+        launch_args = _launch_args([], ON_CPU, parser, command.module)
     launch_args.training_script_args = without_words(argv, from_command_line)
     return _launch(launch_args)
 
@@ -71,30 +76,41 @@ def _quietly() -> Generator[None]:
         yield
 
 
-def _launch_args(words: list[str], parser: "CommandParser", script: str) -> argparse.Namespace:
+def _launch_args(
+    from_file: list[str], from_command_line: list[str], parser: "CommandParser", script: str
+) -> argparse.Namespace:
     """Returns the arguments of `accelerate launch`; a word that it does not know is a [`UsageError`]."""
     from accelerate.commands.launch import launch_command_parser
-    from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
-    def refuse(message: str) -> NoReturn:
-        word = next((word for word in message.split() if word.startswith("--")), "")
-        nearest = parser.nearest_option(word) if word else None
+    def unknown(word: str) -> NoReturn:
+        nearest = parser.nearest_option(word) if word.startswith("--") else None
         raise UsageError(
-            f"{message}: neither {parser.prog} nor `accelerate launch` has such an option."
+            f"unrecognized argument {word}: neither {parser.prog} nor `accelerate launch` has such an option."
             + (f" Did you mean {nearest}?" if nearest else f" See `{parser.prog} --help`.")
         )
 
+    def refuse(message: str) -> NoReturn:
+        raise UsageError(f"accelerate launch: {message}. See `accelerate launch --help`.")
+
     launcher = launch_command_parser()
     launcher.error = refuse
-    try:
-        words = resolve_accelerate_config_argument(words)
-    except ValueError as error:
-        raise UsageError(f"--accelerate_config: {one_line(error)}") from error
+    words = launch_words(from_file, from_command_line, launcher)
+    for word in words:
+        # Before it parses: it would take a word that it does not know for the script
+        if word.startswith("--") and not _is_option(launcher, word):
+            unknown(word)
     # As a module: a file's folder would come before the user's own modules on the path
-    args, unknown = launcher.parse_known_args([*words, "--module", script])
-    if unknown or args.training_script != script:
-        refuse(f"unrecognized arguments: {' '.join(unknown or words)}")
+    args, rest = launcher.parse_known_args([*words, "--module", script])
+    if rest or args.training_script != script:
+        unknown((rest or [args.training_script])[0])
+    # With it, each exit code would become 1
+    args.quiet = False
     return args
+
+
+def _is_option(launcher: argparse.ArgumentParser, word: str) -> bool:
+    name = word.split("=", 1)[0]
+    return any(option.startswith(name) for option in launcher._option_string_actions)
 
 
 def _processes(args: argparse.Namespace) -> int:
@@ -103,26 +119,33 @@ def _processes(args: argparse.Namespace) -> int:
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 
     if args.num_processes is not None:
+        if args.num_processes < 1:
+            raise UsageError(f"num_processes must be at least 1, got {args.num_processes}.")
         return args.num_processes
     if args.config_file is None and (args.cpu or not Path(default_config_file).is_file()):
         return max(1, torch.cuda.device_count())
     try:
         return max(1, load_config_from_file(args.config_file).num_processes)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except Exception as error:
+        # Whatever it trips over is in the user's file
         raise UsageError(f"--accelerate_config {args.config_file}: {one_line(error)}") from error
 
 
 def _launch(args: argparse.Namespace) -> int:
     from accelerate.commands.launch import launch_command
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     try:
-        launch_command(args)
+        with ended_with_us():
+            launch_command(args)
+    except (Ended, SignalException) as ended:
+        return SIGNALLED + (ended.number if isinstance(ended, Ended) else ended.sigval)
     except subprocess.CalledProcessError as error:
         # The process has printed its own error; a negative code is the number of a signal
-        return error.returncode if error.returncode > 0 else 128 - error.returncode
+        return error.returncode if error.returncode > 0 else SIGNALLED - error.returncode
     except ChildFailedError as error:
         return max(1, *(failure.exitcode for failure in error.failures.values()))
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except (ValueError, OSError, ImportError, LookupError, TypeError, AttributeError) as error:
         raise UsageError(f"accelerate launch: {one_line(error)}") from error
     return 0

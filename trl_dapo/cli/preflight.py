@@ -5,20 +5,26 @@ What can be checked before processes start and a model is loaded.
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
+from trl import ModelConfig
 
 from trl_dapo.grpo.config import GRPOConfig
 from trl_dapo.host.checkpoints import choose, read_state
 from trl_dapo.host.preference_rows import checked_preferences
 from trl_dapo.host.unfinished import only_unfinished
+from trl_dapo.reward_model.adapter import AdapterReward
 
 from .arguments import Arguments
 from .built_in_task import check_no_reference, check_not_quantized
-from .data import column_names, load_data, load_splits
+from .data import Data, column_names, load_data, load_splits, own_refusal, reading
+from .data_files import are_local
 from .errors import UsageError, one_line
+from .folders import check_folder
 from .hub import check_dataset_name, check_model
 from .reward_names import HOST_REWARDS, check_columns, check_reward_names, reward_functions
+from .starts import check_start
 
 
 def check_online(arguments: Arguments) -> None:
@@ -30,19 +36,26 @@ def check_online(arguments: Arguments) -> None:
     """
     script_args, training_args, model_args, dataset_args = arguments
     check_reward_names(script_args.reward_funcs or [])
-    if not script_args.reward_funcs and not script_args.reward_model_name_or_path:
+    adapter = getattr(training_args, "reward_adapter", None)
+    if not (script_args.reward_funcs or script_args.reward_model_name_or_path or adapter):
+        also = ", reward_model_name_or_path or reward_adapter" if hasattr(training_args, "reward_adapter") else ""
         raise UsageError(
             "reward_funcs is missing: nothing scores the completions. Give reward_funcs (accuracy_reward, for "
-            "instance, or a dotted import path) or reward_model_name_or_path."
+            f"instance, or a dotted import path){also or ' or reward_model_name_or_path'}."
         )
+    if adapter:
+        check_reward_adapter(adapter, model_args)
     if script_args.reward_model_name_or_path:
-        check_model("reward_model_name_or_path", script_args.reward_model_name_or_path, "main")
+        _check_model(script_args, "reward_model_name_or_path", script_args.reward_model_name_or_path, "main")
+    check_output_dir(training_args)
+    if not script_args.dry_run:
+        check_start(training_args)
     whole_checkpoint(training_args)
     if model_args.model_name_or_path is None:
         check_no_reference(training_args, model_args)
         check_not_quantized(model_args)
         return
-    check_model("model_name_or_path", model_args.model_name_or_path, model_args.model_revision)
+    _check_model(script_args, "model_name_or_path", model_args.model_name_or_path, model_args.model_revision)
     if _can_read_data(arguments):
         data = load_data(script_args, training_args, dataset_args)
         of_trl = [name for name in script_args.reward_funcs or [] if name in HOST_REWARDS]
@@ -57,19 +70,19 @@ def check_offline(arguments: Arguments) -> None:
         [`UsageError`]: For the first mistake found.
     """
     script_args, training_args, model_args, dataset_args = arguments
+    check_output_dir(training_args)
+    if not script_args.dry_run:
+        check_start(training_args)
     asked_checkpoint(training_args)
     if model_args.model_name_or_path is None:
         check_not_quantized(model_args)
         return
-    check_model("model_name_or_path", model_args.model_name_or_path, model_args.model_revision)
+    _check_model(script_args, "model_name_or_path", model_args.model_name_or_path, model_args.model_revision)
     if _can_read_data(arguments):
         data = load_splits(script_args, training_args, dataset_args)
-        try:
-            for split, rows in (("train", data.train), ("eval", data.evaluation)):
-                if rows is not None:
-                    checked_preferences(rows, split, tokenized=True)
-        except ValueError as error:
-            raise UsageError(one_line(error)) from error
+        # A stream is read here for the first time
+        with reading(script_args, dataset_args):
+            _check_preferences(data)
 
 
 def whole_checkpoint(args: GRPOConfig) -> str | bool | None:
@@ -98,11 +111,55 @@ def asked_checkpoint(args: TrainingArguments) -> str | bool | None:
     return asked or None
 
 
+def check_output_dir(args: TrainingArguments) -> None:
+    """Raises [`UsageError`] if `output_dir` is no folder and cannot become one."""
+    try:
+        check_folder("output_dir", str(args.output_dir))
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
+
+
+def check_reward_adapter(folder: str, model_args: ModelConfig) -> None:
+    """Raises [`UsageError`] if a folder holds no reward adapter, or the policy will have none to stand beside."""
+    try:
+        AdapterReward(folder)
+    except (ValueError, OSError, SafetensorError) as error:
+        raise UsageError(
+            one_line(error) if "reward_adapter" in str(error) else f"reward_adapter={folder}: {one_line(error)}"
+        ) from error
+    policy = model_args.model_name_or_path
+    if not model_args.use_peft and not (policy and (Path(policy) / "adapter_config.json").is_file()):
+        raise UsageError(
+            f"reward_adapter={folder} stands beside the policy's adapter, and the policy has none. Add use_peft, or "
+            "give the folder as reward_model_name_or_path instead."
+        )
+
+
+def _check_model(script_args: Any, field: str, name: str, revision: str) -> None:
+    remark = check_model(field, name, revision, needed=not script_args.dry_run)
+    if remark is not None:
+        script_args.notes.append(remark)
+
+
+def _check_preferences(data: Data) -> None:
+    try:
+        for split, rows in (("train", data.train), ("eval", data.evaluation)):
+            if rows is not None:
+                checked_preferences(rows, split, tokenized=True)
+    except ValueError as error:
+        raise own_refusal(error) from error
+
+
 def _can_read_data(arguments: Arguments) -> bool:
     """Checks the dataset's name; returns whether its rows can be read now, since a dry run downloads nothing."""
     script_args, dataset_args = arguments.script_args, arguments.dataset_args
     name = script_args.dataset_name
-    if name is None or dataset_args.datasets:
-        return True
-    check_dataset_name(name)
-    return Path(name).is_dir() or not script_args.dry_run
+    if dataset_args.datasets:
+        readable = not script_args.dry_run or are_local(dataset_args)
+    else:
+        check_dataset_name(str(name))
+        readable = Path(str(name)).is_dir() or not script_args.dry_run
+    if not readable:
+        what = "datasets" if dataset_args.datasets else f"dataset_name={name}"
+        script_args.notes.append(f"{what} was not read: a dry run downloads nothing")
+    return readable

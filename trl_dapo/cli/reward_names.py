@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.machinery import PathFinder
 from typing import Any
 
 from trl_dapo.dapo.config import DAPOConfig
@@ -39,13 +40,9 @@ def check_reward_names(names: Sequence[str]) -> None:
                 f"reward_funcs: unknown reward function {name!r}. Choose among {', '.join(KNOWN)}, or give a dotted "
                 "import path such as my_lib.rewards.my_reward."
             )
-        module = name.rpartition(".")[0]
         _look_in_working_directory()
-        try:
-            found = importlib.util.find_spec(module)
-        except ModuleNotFoundError as error:
-            found = None if module.startswith(f"{error.name}") else _raise(error)
-        if found is None:
+        module = name.rpartition(".")[0]
+        if not (all(part.isidentifier() for part in name.split(".")) and _is_there(module)):
             raise UsageError(
                 f"reward_funcs: {name!r} cannot be imported: there is no module {module!r} on the path or in "
                 f"{os.getcwd()}."
@@ -88,7 +85,11 @@ def _function(name: str, args: GRPOConfig) -> RewardFunction:
 
 
 def _required(function: RewardFunction) -> list[str]:
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):
+        # A function in C may not tell
+        return []
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [one.name for one in parameters if one.kind in by_name and one.default is inspect.Parameter.empty]
 
@@ -102,5 +103,19 @@ def _look_in_working_directory() -> None:
         sys.path.insert(0, os.getcwd())
 
 
-def _raise(error: Exception) -> None:
-    raise error
+def _is_there(module: str) -> bool:
+    """Returns whether a module can be found. `importlib.util.find_spec` would import the packages that it is in."""
+    first, *rest = module.split(".")
+    if module in sys.modules:
+        return True
+    try:
+        spec = importlib.util.find_spec(first)
+    except ValueError:
+        # Imported, and without a spec: `__main__`
+        return not rest
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
+            return False
+        # By its last name alone: of a package without `__init__.py`, the full name would look up the imported parent
+        spec = PathFinder.find_spec(part, list(spec.submodule_search_locations))
+    return spec is not None

@@ -17,6 +17,7 @@ from .arguments import Arguments, CommandParser
 from .commands import Command
 from .config_file import read_config_file, split_config_flag
 from .errors import UsageError, one_line, report
+from .unfinished import none_left
 
 
 logger = get_logger(__name__)
@@ -85,12 +86,12 @@ def build_trainer(command: Command, arguments: Arguments) -> Any:
     existed = output_dir.exists()
     try:
         trainer = command.load("trainer")(**kwargs)
-    except (ValueError, NotImplementedError, ImportError, OSError) as error:
+    except Exception as error:
         logger.debug("The trainer was not constructed.", exc_info=True)
         if not existed:
             with suppress(OSError):
                 output_dir.rmdir()
-        raise UsageError(one_line(error)) from error
+        raise UsageError(_refused(error)) from error
     if arguments.script_args.ignore_bias_buffers:
         trainer.model._ddp_params_and_buffers_to_ignore = [
             name for name, buffer in trainer.model.named_buffers() if buffer.dtype == torch.bool
@@ -98,14 +99,37 @@ def build_trainer(command: Command, arguments: Arguments) -> Any:
     return trainer
 
 
+def _refused(error: Exception) -> str:
+    if isinstance(error, (ValueError, TypeError, NotImplementedError, ImportError, OSError)):
+        return one_line(error)
+    # A library that does not say what it minds. The settings are the user's, so they are the place to look
+    return (
+        f"the trainer cannot be made of these settings: {type(error).__name__}: {one_line(error)} "
+        "(ACCELERATE_LOG_LEVEL=DEBUG shows where)"
+    )
+
+
 def train_and_save(trainer: Any, script_args: ScriptArguments, resume_from: str | bool | None) -> None:
     """Trains, from a checkpoint if one is given, and saves the model to `output_dir`."""
-    trainer.train(resume_from_checkpoint=resume_from)
+    output_dir = Path(trainer.args.output_dir)
+    with none_left(output_dir, "checkpoints"):
+        _train(trainer, resume_from)
     trainer.accelerator.print("Training completed.")
-    trainer.save_model(trainer.args.output_dir)
+    with none_left(output_dir, "model"):
+        trainer.save_model(trainer.args.output_dir)
     trainer.accelerator.print(f"Model saved to {trainer.args.output_dir}.")
     if trainer.args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
         trainer.accelerator.print(f"Model pushed to https://huggingface.co/{trainer.hub_model_id}.")
     # Finishes the trackers and leaves the process group
     trainer.accelerator.end_training()
+
+
+def _train(trainer: Any, resume_from: str | bool | None) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=resume_from)
+    except KeyError as error:
+        if "metric_for_best_model" not in str(error):
+            raise
+        # What an evaluation measures is known once there has been one
+        raise UsageError(one_line(error).strip('"')) from error

@@ -9,6 +9,7 @@ from trl import get_peft_config, get_quantization_config
 
 from .arguments import Arguments
 from .data import Data
+from .errors import UsageError, one_line
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,16 @@ def named_source(arguments: Arguments, data: Data, **load_kwargs: Any) -> Source
 
 def trainer_arguments(arguments: Arguments, source: Source) -> dict[str, Any]:
     """Returns the keyword arguments that the constructors of all trainers take."""
+    try:
+        quantization, peft = get_quantization_config(arguments.model_args), get_peft_config(arguments.model_args)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UsageError(f"the adapter or the quantization cannot be made as asked: {one_line(error)}") from error
     return {
         "model": source.model,
         "args": arguments.training_args,
         "train_dataset": source.train,
         "eval_dataset": source.evaluation,
         "processing_class": source.tokenizer,
-        "quantization_config": get_quantization_config(arguments.model_args),
-        "peft_config": get_peft_config(arguments.model_args),
+        "quantization_config": quantization,
+        "peft_config": peft,
     }

@@ -16,6 +16,7 @@ from trl import GRPOConfig as HostConfig
 from ..grpo.config import GRPOConfig
 from ..grpo.recipe import GRPO, known_fields
 from ..host.promotion import with_defaults
+from ..host.ranges import check_generation_fields
 from ..host.required import required
 from .overlong import default_soft_punish_cache
 
@@ -315,6 +316,7 @@ class DAPOConfig(GRPOConfig):
         be told apart: give a [`DAPOConfig`] to keep it. Other values stay, and so does the size of the rollout. A
         toggle that contradicts such a value is turned off.
         """
+        check_generation_fields(config)
         promoted = with_defaults(config, cls)
         promoted.__dict__.update(toggles_beside(vars(config)))
         for name in GOVERNED.values():

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from trl import DPOConfig as HostConfig
 
 from ..host.foreign import OwnConfig
+from ..host.ranges import check_preference_fields
 from ..qlora.precision import check_adapter_dtype
 
 
@@ -55,6 +56,7 @@ class DPOConfig(OwnConfig, HostConfig):
     )
 
     def __post_init__(self) -> None:
+        check_preference_fields(self)
         super().__post_init__()
         check_adapter_dtype(self.adapter_dtype)
         if self.reference_free:

@@ -23,6 +23,7 @@ from ..host.finite_weights import FiniteWeights, check_finite_weights, trained_p
 from ..host.foreign import check_config
 from ..host.preference_rows import check_token_ids, checked_preferences, first_row
 from ..host.promotion import promoted
+from ..host.ranges import check_preference_fields
 from ..host.starting_point import REFERENCE, check_given, copies_start_plainly, probe_ids, settle_start
 from ..qlora.precision import adapters_kept, set_adapter_dtype
 from .config import DPOConfig
@@ -79,6 +80,7 @@ class DPOTrainer(CheckpointSeams, HostTrainer):
         if args is not None:
             check_config(args, DPOConfig, HostConfig, type(self).__name__)
             args = promoted(args, DPOConfig)
+            check_preference_fields(args)
         self.reference_free = args is not None and args.reference_free
         if args is not None and args.reference_free:
             args = _without_reference(

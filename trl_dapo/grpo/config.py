@@ -11,6 +11,7 @@ from typing import Any
 import trl
 
 from ..host.foreign import OwnConfig
+from ..host.ranges import check_generation_fields
 from ..qlora.precision import check_adapter_dtype
 from .generation_fields import contradictions
 from .recipe import DEEPSEEKMATH, known_fields
@@ -90,6 +91,8 @@ class GRPOConfig(OwnConfig, trl.GRPOConfig):
     )
 
     def __post_init__(self) -> None:
+        # First, because the host divides by some of them
+        check_generation_fields(self)
         super().__post_init__()
         self.check_update_phase()
 

@@ -23,6 +23,7 @@ from ..host.fetching import FetchedOnce
 from ..host.finite_weights import FiniteWeights
 from ..host.foreign import check_config
 from ..host.promotion import promoted
+from ..host.ranges import check_generation_fields
 from ..host.resume import Parts, RolloutPlace, RolloutShape, epochs_behind
 from ..host.seams import Seams
 from ..host.settings import Settings
@@ -120,7 +121,9 @@ class GRPOTrainer(Seams):
         if args is None:
             return GRPOConfig(f"{model_name(model)}-GRPO")
         check_config(args, GRPOConfig, trl.GRPOConfig, cls.__name__)
-        return promoted(args, GRPOConfig)
+        config = promoted(args, GRPOConfig)
+        check_generation_fields(config)
+        return config
 
     def check_arguments(self, args: GRPOConfig, given: dict[str, Any]) -> None:
         """Raises for arguments of the constructor, by name, that cannot be right, before a model is loaded."""

@@ -30,6 +30,13 @@ REFERENCE_FOLDER = "reference"
 
 _TRAINER_STATE = "trainer_state.json"
 _INDEX = ".index.json"
+_MODEL_JSON = (
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _NUMBERED_SHARD = re.compile(r"-\d+-of-\d+\.")
 _RNG_OF_PROCESS = re.compile(r"rng_state_(\d+)\.pth")
@@ -60,6 +67,23 @@ def damage(folder: Path, online: bool = True) -> str | None:
         return f"{STATE_FILE} names no number of processes"
     missing = next(_missing(folder, {path.name for path in files}, processes, online), None)
     return None if missing is None else f"{missing} is missing"
+
+
+def model_damage(folder: Path) -> str | None:
+    """
+    Returns which file of a saved model cannot be read, such as "model.safetensors is cut short", or `None`.
+
+    Files that are of no model are not looked at; nor are weights in other formats than safetensors.
+    """
+    for path in sorted(folder.iterdir()):
+        known = path.suffix == ".safetensors" or path.name in _MODEL_JSON or path.name.endswith(_INDEX)
+        if path.is_file() and known and (found := _file_damage(path)):
+            return f"{path.name} {found}"
+        if path.name.endswith(_INDEX):
+            shards = {str(shard) for shard in _json(path)["weight_map"].values()}
+            if missing := sorted(shard for shard in shards if not (folder / shard).is_file()):
+                return f"{missing[0]}, which {path.name} names, is missing"
+    return None
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -200,7 +224,7 @@ def _json_damage(path: Path) -> str | None:
         content = _json(path)
     except ValueError:
         return "is not valid JSON"
-    if path.name in (STATE_FILE, _TRAINER_STATE) and not isinstance(content, dict):
+    if path.name in (STATE_FILE, _TRAINER_STATE, *_MODEL_JSON) and not isinstance(content, dict):
         return "is not a JSON object"
     if path.name.endswith(_INDEX) and not (isinstance(content, dict) and isinstance(content.get("weight_map"), dict)):
         return "names no shards"

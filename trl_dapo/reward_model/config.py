@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from trl import RewardConfig as HostConfig
 
 from ..host.foreign import OwnConfig
+from ..host.ranges import check_preference_fields
 from ..qlora.precision import check_adapter_dtype
 
 
@@ -46,6 +47,7 @@ class RewardConfig(OwnConfig, HostConfig):
     )
 
     def __post_init__(self) -> None:
+        check_preference_fields(self)
         super().__post_init__()
         check_adapter_dtype(self.adapter_dtype)
         if self.statistics_window < 1:

@@ -25,6 +25,7 @@ from ..host.finite_weights import FiniteWeights, check_finite_weights, trained_p
 from ..host.foreign import check_config
 from ..host.preference_rows import check_token_ids, checked_preferences
 from ..host.promotion import promoted
+from ..host.ranges import check_preference_fields
 from ..host.starting_point import check_given, probe_ids, settle_start
 from ..qlora.precision import adapters_kept, set_adapter_dtype, takes_any_float
 from .calibration import pair_metrics
@@ -82,11 +83,13 @@ class RewardTrainer(CheckpointSeams, HostTrainer):
         self._pairs: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}  # rows (2 rewards, 2 lengths)
         if args is not None:
             check_config(args, RewardConfig, HostConfig, type(self).__name__)
+            args = promoted(args, RewardConfig)
+            check_preference_fields(args)
         check_given(model, has_reference=False)
         with adapters_kept(model):
             super().__init__(
                 model=model,
-                args=None if args is None else promoted(args, RewardConfig),
+                args=args,
                 data_collator=data_collator,
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
