@@ -192,7 +192,7 @@ DPO = Names(
         "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
         "_save_checkpoint": ("self", "model", "trial"),
     },
-    attributes=("_metrics", "precompute_ref_logps"),
+    attributes=("_metrics", "_precompute_model_hash", "precompute_ref_logps"),
 )
 
 TRAINERS = {"GRPOTrainer": GRPO, "RewardTrainer": REWARD, "DPOTrainer": DPO}
