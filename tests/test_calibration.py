@@ -43,10 +43,10 @@ def test_chance_by_hand():
     assert math.isnan(chance_calibration_error(torch.empty(0)))
 
 
-@pytest.mark.parametrize("pairs", [8, 64, 4096])
+@pytest.mark.parametrize("pairs", [8, 64, 512])
 def test_chance_is_what_a_calibrated_model_gets_on_average(pairs):
     draw = torch.Generator().manual_seed(0)
-    strength = torch.rand(pairs, generator=draw, dtype=torch.float64) * 4
+    strength = torch.randn(pairs, generator=draw, dtype=torch.float64).abs()
     found = []
     for _ in range(400):
         right = torch.rand(pairs, generator=draw, dtype=torch.float64) < torch.sigmoid(strength)
@@ -54,7 +54,7 @@ def test_chance_is_what_a_calibrated_model_gets_on_average(pairs):
     mean, error = sum(found) / 400, torch.tensor(found).std().item() / 20
     assert chance_calibration_error(strength) == pytest.approx(mean, abs=4 * error)
     # What docs/reward_model.md says of 8 pairs
-    assert pairs != 8 or 0.2 < mean < 0.35
+    assert mean == pytest.approx({8: 0.31, 64: 0.13, 512: 0.05}[pairs], abs=0.03)
 
 
 def test_bins_begin_at_one_half():

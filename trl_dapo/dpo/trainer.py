@@ -18,7 +18,7 @@ from trl import DPOConfig as HostConfig
 from trl import DPOTrainer as HostTrainer
 
 from ..host.checkpoint_seams import CheckpointSeams
-from ..host.compat import DPO_GATHERED, check_host
+from ..host.compat import DPO_GATHERED, check_host, is_of_a_later_release
 from ..host.finite_weights import FiniteWeights, check_finite_weights, trained_parameters
 from ..host.foreign import check_config
 from ..host.preference_rows import check_token_ids, checked_preferences, first_row
@@ -119,7 +119,8 @@ class DPOTrainer(CheckpointSeams, HostTrainer):
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         if self.reference_free:
             return dataset
-        if not self._starts and self._settle_start():
+        replaced = not self._starts and self._settle_start()
+        if replaced and not is_of_a_later_release("_precompute_model_hash"):
             # The host keeps what it precomputes in a file named by the model, and has not seen this reference
             self._precompute_model_hash = f"{self._precompute_model_hash}-{REFERENCE}"
         return super()._precompute_ref_logps(dataset, name, batch_size)

@@ -157,11 +157,12 @@ def _attribute_differences(owner: type, names: Names) -> list[str]:
     return [
         f"{owner.__name__} does not assign self.{name}"
         for name in names.attributes
-        if name not in assigned and not _is_of_a_later_release(name)
+        if name not in assigned and not is_of_a_later_release(name)
     ]
 
 
-def _is_of_a_later_release(name: str) -> bool:
+def is_of_a_later_release(name: str) -> bool:
+    """Returns whether an attribute came with a release of TRL that is newer than the installed one."""
     return name in FIRST_RELEASE and Version(version("trl")) < Version(FIRST_RELEASE[name])
 
 

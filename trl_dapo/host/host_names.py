@@ -199,7 +199,7 @@ TRAINERS = {"GRPOTrainer": GRPO, "RewardTrainer": REWARD, "DPOTrainer": DPO}
 
 # The first TRL release that has an attribute, where the oldest supported one has not. Before 1.14.2, GRPOTrainer knew
 # one end token, the tokenizer's.
-FIRST_RELEASE = {"eos_token_ids": "1.14.2"}
+FIRST_RELEASE = {"eos_token_ids": "1.14.2", "_precompute_model_hash": "1.14.2"}
 
 # ------------------------------------------------------------------- what TRL's trainers inherit from transformers
 

@@ -9,14 +9,12 @@ import math
 from collections import defaultdict
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
 import torch
-from packaging.version import Version
 from trl import GRPOTrainer as HostTrainer
 
-from .host_names import FIRST_RELEASE
+from .compat import is_of_a_later_release
 from .required import required
 from .starting_point import probe_ids
 from .swapped import swapped
@@ -126,8 +124,8 @@ class HostState:
     def end_ids(self) -> list[int]:
         """The tokens that end a completion. A padding token counts too, as in TRL."""
         # Before, TRL knows the end token of the tokenizer alone
-        several = Version(version("trl")) >= Version(FIRST_RELEASE["eos_token_ids"])
-        ends = self._trainer.eos_token_ids if several else [self.tokenizer.eos_token_id]
+        single = is_of_a_later_release("eos_token_ids")
+        ends = [self.tokenizer.eos_token_id] if single else self._trainer.eos_token_ids
         return [*ends, self.tokenizer.pad_token_id]
 
     # Logs

@@ -49,7 +49,7 @@ def chance_calibration_error(margins_B: torch.Tensor, bins: int = 10) -> float:
     Returns the mean of [`expected_calibration_error`] if the model were calibrated: what the number of pairs alone
     makes of it; NaN without pairs.
 
-    A sum of absolute values is above 0 by chance: with 8 pairs about 0.3, with `n` in a bin about `0.4 / sqrt(n)`. In
+    A sum of absolute values is above 0 by chance: with 8 pairs about 0.3. In
     each bin the number of right choices is then a sum of coins of the pairs' confidences, and the mean of its distance
     from the sum of confidences is taken over its exact distribution.
 
