@@ -114,8 +114,9 @@ class DPOTrainer(HostTrainer):
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         if self.reference_free:
             return dataset
-        if not self._starts and self._settle_start():
-            # The host keeps what it precomputes in a file named by the model, and has not seen this reference
+        # The host keeps what it precomputes in a file named by a hash of the model, which newer releases of TRL take
+        # before this reference is made
+        if self._settle_start() and hasattr(self, "_precompute_model_hash"):
             self._precompute_model_hash = f"{self._precompute_model_hash}-{REFERENCE}"
         return super()._precompute_ref_logps(dataset, name, batch_size)
 
