@@ -119,7 +119,7 @@ class DPOTrainer(CheckpointSeams, HostTrainer):
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         if self.reference_free:
             return dataset
-        replaced = not self._starts and self._settle_start()
+        replaced = self._settle_start()
         if replaced and not is_of_a_later_release("_precompute_model_hash"):
             # The host keeps what it precomputes in a file named by the model, and has not seen this reference
             self._precompute_model_hash = f"{self._precompute_model_hash}-{REFERENCE}"

@@ -8,7 +8,7 @@ tokens; where they differ, the reference is made a copy of the policy, and the l
 """
 
 import copy
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,12 +19,11 @@ from torch import nn
 from trl.trainer.utils import get_config_model_id, use_adapter
 
 from ..qlora.precision import is_quantized
+from .trainable import REFERENCE, Logps, active_adapters, check_reach, check_trainable, owner
 
 
 logger = get_logger(__name__)
 
-# The name that TRL looks the reference up by
-REFERENCE = "ref"
 # Field of LoRA's config that says how an adapter starts; any value but `True` may change the base, or not start at 0.
 # `init_weights` of other methods may choose the method itself, and stays
 STARTS = ("init_lora_weights",)
@@ -32,8 +31,6 @@ STARTS = ("init_lora_weights",)
 ZERO_STARTS = (True, None, "gaussian", "eva", "orthogonal")
 # Beside a float's own precision: what other kernels may do to a log-probability
 ROUNDING = 1e-4
-
-Logps = Callable[[Any], torch.Tensor]
 
 
 # Before TRL's constructor
@@ -57,32 +54,6 @@ def check_given(model: Any, has_reference: bool) -> None:
         raise ValueError(
             f"The adapter of `model` is named {names[0]!r}, and TRL makes the reference from one named 'default'. "
             "Load it without `adapter_name`: `PeftModel.from_pretrained(base, folder, is_trainable=True)`."
-        )
-
-
-def check_trainable(model: nn.Module) -> None:
-    """Raises `ValueError`, with the fix, where nothing of a model, or of its active adapter, can be trained."""
-    if not isinstance(model, PeftModel):
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ValueError(
-                f"No parameter of `model` ({type(model).__name__}) has requires_grad=True, so that nothing would be "
-                "trained. Call `model.requires_grad_(True)`, or give `peft_config`."
-            )
-        return
-    active = active_adapters(model)
-    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    if not any(_owner(model, name) in (None, *active) for name in trainable):
-        raise ValueError(
-            f"The active adapter {'+'.join(active)!r} of `model` has no parameter with requires_grad=True, so that "
-            "nothing would be trained. Load it with `PeftModel.from_pretrained(base, folder, is_trainable=True)`, or "
-            f"call `model.set_adapter({active[0]!r})`."
-        )
-    idle = [name for name in trainable if _owner(model, name) not in (None, REFERENCE, *active)]
-    if idle:
-        raise ValueError(
-            f"{len(idle)} parameters of `model` are trainable and belong to adapters that are not active, e.g. "
-            f"{idle[0]!r}; the active one is {'+'.join(active)!r}. The loss cannot reach them. Call "
-            f"`model.set_adapter({active[0]!r})`, which freezes the others, or delete them."
         )
 
 
@@ -129,7 +100,7 @@ def settle_start(trainer: Any, logps: Logps, has_reference: bool, chosen_referen
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel) and REFERENCE in model.peft_config and REFERENCE not in active_adapters(model):
         for name, parameter in model.named_parameters():
-            if _owner(model, name) == REFERENCE:
+            if owner(model, name) == REFERENCE:
                 parameter.requires_grad_(False)
     check_trainable(model)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
@@ -142,14 +113,8 @@ def settle_start(trainer: Any, logps: Logps, has_reference: bool, chosen_referen
         return logps(model)
 
     with as_it_was(model):
-        _check_reach(model, seeded)
+        check_reach(model, seeded)
         return has_reference and _settle_reference(trainer, model, seeded, chosen_reference)
-
-
-def active_adapters(model: PeftModel) -> list[str]:
-    """Returns the names of the active adapters."""
-    active: Any = model.active_adapter
-    return [active] if isinstance(active, str) else list(active)
 
 
 def probe_ids(vocab_size: int, avoided: list[int], device: Any) -> torch.Tensor:
@@ -169,8 +134,9 @@ def as_it_was(model: nn.Module) -> Generator[None]:
     model.train(is_quantized(model))
     for module, _ in dropouts:
         module.p = 0.0
+    device = next(model.parameters()).device
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield
     finally:
         for module, mode in modes:
@@ -197,45 +163,6 @@ def _check_unprobed(model: nn.Module, has_reference: bool) -> None:
             f"init_lora_weights={start!r} starts the adapter away from the base that TRL takes for the reference, and "
             "with sharded models no copy of it can be made. Set init_lora_weights=True, or beta=0."
         )
-
-
-def _check_reach(model: nn.Module, logps: Logps) -> None:
-    """Raises for trainable parameters that a pass does not use."""
-    if hasattr(model.config, "vision_config") or hasattr(model.config, "audio_config"):
-        return  # text alone does not reach what sees and hears
-    with torch.enable_grad():
-        reached = _variables(logps(model).sum().grad_fn)
-    # Where rows are dealt to experts one by one, few tokens do not reach all of them
-    missed = [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and id(parameter) not in reached and "expert" not in name
-    ]
-    if missed and reached:
-        raise ValueError(
-            f"{len(missed)} trainable parameters cannot be reached by the loss, e.g. {missed[0]!r}: no token's "
-            "log-probability depends on them. Call `requires_grad_(False)` on them, or leave their modules out of "
-            "the adapter's `target_modules` and `modules_to_save`."
-        )
-    if missed and not any("expert" in name for name, p in model.named_parameters() if p.requires_grad):
-        raise ValueError(
-            f"The loss can reach no trainable parameter, e.g. not {missed[0]!r}: no token's log-probability depends "
-            "on them. Choose other `target_modules` for the adapter, or unfreeze parameters that the model uses."
-        )
-
-
-def _variables(node: Any) -> set[int]:
-    """Returns the ids of the parameters that a graph of autograd ends in."""
-    found, seen, waiting = set(), set(), [node]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.add(id(node.variable))
-        waiting.extend(following for following, _ in node.next_functions)
-    return found
 
 
 def _settle_reference(trainer: Any, model: Any, logps: Logps, chosen: bool) -> bool:
@@ -339,12 +266,6 @@ def _add_reference(model: PeftModel, active: str) -> None:
             f"copy of it as the reference: {error}. Set beta=0, or start the adapter at 0."
         ) from error
     model.set_adapter(active)
-
-
-def _owner(model: PeftModel, name: str) -> str | None:
-    """Returns the adapter that a parameter belongs to; `None` where its name says none."""
-    parts = name.split(".")
-    return next((adapter for adapter in model.peft_config if adapter in parts), None)
 
 
 def _renamed(name: str, adapter: str, other: str) -> str:
