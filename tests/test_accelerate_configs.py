@@ -81,7 +81,7 @@ def test_accelerate_launch_takes_it(name):
 @pytest.mark.parametrize("name", PROMISED)
 def test_dry_run_counts_its_processes(name):
     words = ["--accelerate_config", str(FOLDER / f"{name}.yaml")]
-    args = _launch_args(words, make_parser(prog="trl-dapo dapo"), "trl_dapo.cli.dapo")
+    args = _launch_args([], words, make_parser(prog="trl-dapo dapo"), "trl_dapo.cli.dapo")
     assert _processes(args) == PROMISED[name][1]
 
 

@@ -102,8 +102,9 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError(f"--completions must be at least 128, one rollout, got {options.completions}.")
     if not 0 <= options.seed <= MAX_SEED - options.seeds:
         raise UsageError(f"--seed must be between 0 and {MAX_SEED - options.seeds}, got {options.seed}.")
-    if options.learning_rate is not None and not 0 < options.learning_rate < math.inf:
-        raise UsageError(f"--learning_rate must be above 0 and finite, got {options.learning_rate:g}.")
+    rate = options.learning_rate
+    if rate is not None and not 0 < rate < math.inf:
+        raise UsageError(f"--learning_rate must be {'finite' if rate == math.inf else 'above 0'}, got {rate:g}.")
     try:
         check_folder("--output_dir", str(options.output_dir))
     except ValueError as error:
