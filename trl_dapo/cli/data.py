@@ -11,8 +11,10 @@ from datasets.exceptions import DatasetsError
 from trl import DatasetMixtureConfig, ScriptArguments, get_dataset
 
 from trl_dapo.grpo.batch_size import check_dataset
+from trl_dapo.host.prompt_rows import check_prompts
 
 from .errors import UsageError, one_line
+from .mixture import check_mixture
 
 
 Rows = Dataset | IterableDataset
@@ -34,6 +36,8 @@ def load_data(script_args: ScriptArguments, training_args: Any, dataset_args: Da
         _check_prompts("dataset_test_split", script_args.dataset_test_split, data.evaluation)
     try:
         check_dataset(data.train, training_args)
+        check_prompts(data.train, "train")
+        check_prompts(data.evaluation, "eval")
     except ValueError as error:
         raise UsageError(one_line(error)) from error
     return data
@@ -60,6 +64,7 @@ def column_names(rows: Rows) -> Sequence[str]:
 
 
 def _load(script_args: ScriptArguments, dataset_args: DatasetMixtureConfig) -> Any:
+    check_mixture(dataset_args)
     named = "datasets" if dataset_args.datasets else f"dataset_name={script_args.dataset_name}"
     try:
         if dataset_args.datasets:

@@ -11,6 +11,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl_dapo.grpo.config import GRPOConfig
 from trl_dapo.host.checkpoints import choose, read_state
 from trl_dapo.host.preference_rows import checked_preferences
+from trl_dapo.reward_model.config import RewardConfig
 
 from .arguments import Arguments
 from .built_in_task import check_no_reference, check_not_quantized
@@ -63,10 +64,11 @@ def check_offline(arguments: Arguments) -> None:
     check_model("model_name_or_path", model_args.model_name_or_path, model_args.model_revision)
     if _can_read_data(arguments):
         data = load_splits(script_args, training_args, dataset_args)
+        rewards = isinstance(training_args, RewardConfig)
         try:
             for split, rows in (("train", data.train), ("eval", data.evaluation)):
                 if rows is not None:
-                    checked_preferences(rows, split, tokenized=True)
+                    checked_preferences(rows, split, tokenized=rewards, margins=rewards)
         except ValueError as error:
             raise UsageError(one_line(error)) from error
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from trl import DPOConfig as HostConfig
 
+from ..host.settings import DPO_RULES, check_settings
 from ..qlora.precision import check_adapter_dtype
 
 
@@ -53,6 +54,7 @@ class DPOConfig(HostConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_settings(self, DPO_RULES)
         check_adapter_dtype(self.adapter_dtype)
         if self.reference_free:
             self._check_reference_free()

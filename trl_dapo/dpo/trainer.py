@@ -18,8 +18,9 @@ from trl import DPOConfig as HostConfig
 from trl import DPOTrainer as HostTrainer
 
 from ..host.compat import DPO_GATHERED, check_host
-from ..host.preference_rows import check_token_ids, checked_preferences, first_row
+from ..host.preference_rows import check_token_ids, checked_preferences, first_row, report_lengths
 from ..host.promotion import promoted
+from ..host.settings import DPO_RULES, check_settings
 from ..qlora.precision import adapters_kept, set_adapter_dtype
 from .config import DPOConfig
 
@@ -73,6 +74,8 @@ class DPOTrainer(HostTrainer):
         if train_dataset is not None:
             first_row(train_dataset, "train")  # the host reads it before it prepares the dataset
         args = None if args is None else promoted(args, DPOConfig)
+        if args is not None:
+            check_settings(args, DPO_RULES)
         self.reference_free = args is not None and args.reference_free
         if args is not None and args.reference_free:
             args = _without_reference(
@@ -101,7 +104,9 @@ class DPOTrainer(HostTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         dataset = checked_preferences(dataset, dataset_name)
-        return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        report_lengths(dataset, prepared, dataset_name, args.max_length)
+        return prepared
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         return dataset if self.reference_free else super()._precompute_ref_logps(dataset, name, batch_size)

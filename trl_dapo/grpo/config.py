@@ -10,6 +10,7 @@ from typing import Any
 
 import trl
 
+from ..host.settings import check_settings
 from ..qlora.precision import check_adapter_dtype
 
 
@@ -88,6 +89,7 @@ class GRPOConfig(trl.GRPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_settings(self)
         self.check_update_phase()
 
     @staticmethod

@@ -18,9 +18,11 @@ from trl.trainer.utils import get_config_model_id
 
 from ..host.compat import check_host
 from ..host.fetching import FetchedOnce
+from ..host.prompt_rows import check_prompts
 from ..host.promotion import promoted
 from ..host.resume import Parts, RolloutPlace, RolloutShape, epochs_behind
 from ..host.seams import Seams
+from ..host.settings import check_settings
 from ..packing.logprobs import PackedPasses
 from ..packing.unfinished_rows import only_unfinished_rows
 from ..packing.update_phase import UpdatePhase
@@ -84,7 +86,10 @@ class GRPOTrainer(Seams):
 
     def check_arguments(self, args: GRPOConfig, given: dict[str, Any]) -> None:
         """Raises for arguments of the constructor, by name, that cannot be right, before a model is loaded."""
+        check_settings(args)
         check_dataset(given.get("train_dataset"), args)
+        for name in ("train", "eval"):
+            check_prompts(given.get(f"{name}_dataset"), name)
         loading: Any = args.model_init_kwargs or {}
         asked = given.get("quantization_config") or loading.get("quantization_config")
         _check_vllm(args, is_quantized(given["model"]) or asked is not None)

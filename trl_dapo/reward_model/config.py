@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from trl import RewardConfig as HostConfig
 
+from ..host.settings import check_settings
 from ..qlora.precision import check_adapter_dtype
 
 
@@ -44,6 +45,7 @@ class RewardConfig(HostConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_settings(self)
         check_adapter_dtype(self.adapter_dtype)
         if self.statistics_window < 1:
             raise ValueError(f"`statistics_window` must be at least 1 row, got {self.statistics_window}.")

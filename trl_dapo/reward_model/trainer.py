@@ -20,8 +20,9 @@ from trl import RewardConfig as HostConfig
 from trl import RewardTrainer as HostTrainer
 
 from ..host.compat import check_host
-from ..host.preference_rows import check_token_ids, checked_preferences
+from ..host.preference_rows import check_token_ids, checked_preferences, report_lengths
 from ..host.promotion import promoted
+from ..host.settings import check_settings
 from ..qlora.precision import adapters_kept, set_adapter_dtype, takes_any_float
 from .calibration import pair_metrics
 from .config import RewardConfig
@@ -74,12 +75,15 @@ class RewardTrainer(HostTrainer):
         peft_config: PeftConfig | None = None,
     ) -> None:
         check_host(HostTrainer)
+        args = None if args is None else promoted(args, RewardConfig)
+        if args is not None:
+            check_settings(args)
         self._statistics = RewardStatistics()
         self._pairs: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}  # rows (2 rewards, 2 lengths)
         with adapters_kept(model):
             super().__init__(
                 model=model,
-                args=None if args is None else promoted(args, RewardConfig),
+                args=args,
                 data_collator=data_collator,
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
@@ -98,8 +102,10 @@ class RewardTrainer(HostTrainer):
             self._settle_head(self.model)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
-        dataset = checked_preferences(dataset, dataset_name, tokenized=True)
-        return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        dataset = checked_preferences(dataset, dataset_name, tokenized=True, margins=True)
+        prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        report_lengths(dataset, prepared, dataset_name, args.max_length)
+        return prepared
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         check_token_ids(inputs["input_ids"], self.model.config.get_text_config().vocab_size)
