@@ -130,7 +130,12 @@ def test_each_file_is_in_the_document_and_shows_its_command():
 def sharded(tmp_path_factory):
     """Folder with the results of two processes under the shipped FSDP2 file, on the CPU."""
     folder = tmp_path_factory.mktemp("fsdp2")
-    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{HERE}:{HERE.parent}",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FOLDER / "fsdp2.yaml")]
     here = ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
     run = subprocess.run(

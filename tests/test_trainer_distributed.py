@@ -47,7 +47,12 @@ HERE = Path(__file__).parent
 
 
 def launch(folder: Path, processes: int, scenarios: list[str]) -> None:
-    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{HERE}:{HERE.parent}",
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     subprocess.run(
         [*command, str(HERE / "distributed_worker.py"), str(folder), *scenarios],

@@ -12,6 +12,7 @@ from trl_dapo.grpo.config import GRPOConfig
 from trl_dapo.host.checkpoints import choose, read_state
 from trl_dapo.host.preference_rows import checked_preferences
 from trl_dapo.reward_model.config import RewardConfig
+from trl_dapo.reward_model.function import RewardModelFunction
 
 from .arguments import Arguments
 from .built_in_task import check_no_reference, check_not_quantized
@@ -36,7 +37,7 @@ def check_online(arguments: Arguments) -> None:
             "instance, or a dotted import path) or reward_model_name_or_path."
         )
     if script_args.reward_model_name_or_path:
-        check_model("reward_model_name_or_path", script_args.reward_model_name_or_path, "main")
+        check_reward_model(script_args.reward_model_name_or_path)
     whole_checkpoint(training_args)
     if model_args.model_name_or_path is None:
         check_no_reference(training_args, model_args)
@@ -71,6 +72,16 @@ def check_offline(arguments: Arguments) -> None:
                     checked_preferences(rows, split, tokenized=rewards, margins=rewards)
         except ValueError as error:
             raise UsageError(one_line(error)) from error
+
+
+def check_reward_model(name: str) -> None:
+    """Raises [`UsageError`] unless `name` is a reward model, as far as its folder says; no weights are read."""
+    check_model("reward_model_name_or_path", name, "main")
+    if Path(name).is_dir():
+        try:
+            RewardModelFunction(name)
+        except ValueError as error:
+            raise UsageError(f"reward_model_name_or_path={name}: {one_line(error)}") from error
 
 
 def whole_checkpoint(args: GRPOConfig) -> str | bool | None:

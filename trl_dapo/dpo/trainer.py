@@ -17,7 +17,9 @@ from transformers import DataCollator, EvalPrediction, PreTrainedModel, PreTrain
 from trl import DPOConfig as HostConfig
 from trl import DPOTrainer as HostTrainer
 
+from ..host.adapter_start import from_adapter_folder
 from ..host.compat import DPO_GATHERED, check_host
+from ..host.new_weights import refuse_new, watching_loads
 from ..host.preference_rows import check_token_ids, checked_preferences, first_row, report_lengths
 from ..host.promotion import promoted
 from ..host.settings import DPO_RULES, check_settings
@@ -76,13 +78,16 @@ class DPOTrainer(HostTrainer):
         args = None if args is None else promoted(args, DPOConfig)
         if args is not None:
             check_settings(args, DPO_RULES)
+        taken = {"quantization_config": quantization_config, "peft_config": peft_config}
+        start = from_adapter_folder({"model": model, "args": args, "processing_class": processing_class, **taken})
+        model, args, processing_class, quantization_config, peft_config = start.values()
         self.reference_free = args is not None and args.reference_free
         if args is not None and args.reference_free:
             args = _without_reference(
                 args, ref_model, has_adapter=peft_config is not None or isinstance(model, PeftModel)
             )
         adapters = set(model.peft_config) if isinstance(model, PeftModel) else set()
-        with adapters_kept(model):
+        with adapters_kept(model), watching_loads(refuse_new):
             super().__init__(
                 model=model,
                 ref_model=ref_model,

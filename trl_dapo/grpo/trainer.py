@@ -16,10 +16,12 @@ from datasets import Dataset
 from torch.utils.data import Sampler
 from trl.trainer.utils import get_config_model_id
 
+from ..host.adapter_start import from_adapter_folder
 from ..host.compat import check_host
 from ..host.fetching import FetchedOnce
-from ..host.prompt_rows import check_prompts
+from ..host.new_weights import refuse_new, watching_loads
 from ..host.promotion import promoted
+from ..host.prompt_rows import check_prompts
 from ..host.resume import Parts, RolloutPlace, RolloutShape, epochs_behind
 from ..host.seams import Seams
 from ..host.settings import check_settings
@@ -30,6 +32,7 @@ from ..qlora.precision import adapters_kept, is_quantized, set_adapter_dtype
 from .batch_size import check_dataset
 from .config import ROW_MEAN_LOSSES, GRPOConfig
 from .reward_errors import named
+from .reward_models import with_reward_models
 
 
 class GRPOTrainer(Seams):
@@ -66,9 +69,11 @@ class GRPOTrainer(Seams):
         check_host()
         args = self.own_config(model, args)
         bound = inspect.signature(GRPOTrainer.__init__).bind(self, model, reward_funcs, args, *rest, **kwargs)
+        bound.arguments.update(from_adapter_folder(with_reward_models(bound.arguments, args)))
+        model, args = bound.arguments["model"], bound.arguments["args"]
         self.check_arguments(args, bound.arguments)
-        with adapters_kept(model):
-            super().__init__(model, reward_funcs, args, *rest, **kwargs)
+        with adapters_kept(model), watching_loads(refuse_new):
+            super().__init__(*bound.args[1:], **bound.kwargs)
         # Whether a model is quantized, its name alone does not say
         _check_vllm(args, is_quantized(self.model))
         set_adapter_dtype(self.model, args.adapter_dtype)

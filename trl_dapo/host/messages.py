@@ -94,7 +94,9 @@ def _flaw_of_message(where: str, message: Any) -> str | None:
         what = f"has role {role!r}" if "role" in message else "has no 'role'"
         return f"{where} {what}; its keys are {sorted(map(str, message))}. A message has 'role' and 'content'."
     if isinstance(content, (list, tuple)):
-        return next(filter(None, (_flaw_of_part(f"{where[:-1]}.content[{i}]'", p) for i, p in enumerate(content))), None)
+        return next(
+            filter(None, (_flaw_of_part(f"{where[:-1]}.content[{i}]'", p) for i, p in enumerate(content))), None
+        )
     if content is None and any(message.get(name) for name in _INSTEAD_OF_CONTENT):
         return None
     if not isinstance(content, str):

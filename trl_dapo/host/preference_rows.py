@@ -153,8 +153,8 @@ def report_lengths(before: Any, after: Any, name: str, max_length: int | None) -
         )
     if dropped:
         logger.warning(
-            f"max_length={max_length} drops {dropped} of {len(before)} pairs of the {name} dataset. Raise `max_length` "
-            "to train on them."
+            f"max_length={max_length} drops {dropped} of {len(before)} pairs of the {name} dataset. Raise "
+            "`max_length` to train on them."
         )
     ids = [column for column in ("prompt_ids", *TOKEN_COLUMNS) if column in after.column_names]
     if ids != ["prompt_ids", *TOKEN_COLUMNS]:

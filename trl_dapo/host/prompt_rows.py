@@ -60,7 +60,7 @@ def warn_of_nulls(rows: int, of: int, keys: set[str], name: str) -> None:
     """Logs one line where rows have keys that are null."""
     if rows:
         logger.warning(
-            f"The {name} dataset: {rows} of {of} rows have keys that are null ({', '.join(sorted(keys))}). Arrow fills "
-            "in the keys that only other rows have, and a chat template can render them as 'None'. Give tools as JSON "
+            f"The {name} dataset: {rows} of {of} rows have keys that are null ({', '.join(sorted(keys))}). Arrow "
+            "fills in the keys that only other rows have, and a chat template can render them as 'None'. Give tools as JSON "
             "text, and messages the same keys."
         )

@@ -7,7 +7,8 @@ loading.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,22 +16,42 @@ from accelerate.logging import get_logger
 from peft import PeftConfig, PeftModel, TaskType
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
-from transformers import DataCollator, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollator,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
 from trl import RewardConfig as HostConfig
 from trl import RewardTrainer as HostTrainer
 
+from ..host.adapter_start import from_adapter_folder
 from ..host.compat import check_host
+from ..host.new_weights import (
+    Load,
+    listed,
+    modules_to_add,
+    neither_trained_nor_saved,
+    new_in_memory,
+    watching_loads,
+)
 from ..host.preference_rows import check_token_ids, checked_preferences, report_lengths
 from ..host.promotion import promoted
 from ..host.settings import check_settings
-from ..qlora.precision import adapters_kept, set_adapter_dtype, takes_any_float
+from ..qlora.precision import adapters_kept, set_adapter_dtype
 from .calibration import pair_metrics
 from .config import RewardConfig
 from .folders import HEAD_NAMES
+from .loading import float_head
 from .statistics import RewardStatistics
 
 
 logger = get_logger(__name__)
+
+# What PEFT trains and saves of a model for sequence classification, whatever its config says
+_HEADS_OF_PEFT = ("classifier", "score")
 
 
 class RewardTrainer(HostTrainer):
@@ -80,7 +101,17 @@ class RewardTrainer(HostTrainer):
             check_settings(args)
         self._statistics = RewardStatistics()
         self._pairs: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}  # rows (2 rewards, 2 lengths)
-        with adapters_kept(model):
+        taken = {"quantization_config": quantization_config, "peft_config": peft_config}
+        start = from_adapter_folder(
+            {"model": model, "args": args, "processing_class": processing_class, **taken},
+            AutoModelForSequenceClassification,
+            TaskType.SEQ_CLS,
+        )
+        model, args, processing_class, quantization_config, peft_config = start.values()
+        peft_config = _for_rewards(peft_config)
+        self._new_weights = new_in_memory(_base_of(model)) if _has_adapter(model, peft_config) else ()
+        _train_too(peft_config, self._new_weights)
+        with adapters_kept(model), watching_loads(partial(self._note_new, peft_config)):
             super().__init__(
                 model=model,
                 args=args,
@@ -94,7 +125,7 @@ class RewardTrainer(HostTrainer):
                 optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
                 preprocess_logits_for_metrics=preprocess_logits_for_metrics,
                 quantization_config=quantization_config,
-                peft_config=_for_rewards(peft_config),
+                peft_config=peft_config,
             )
         self.args = promoted(self.args, RewardConfig)
         set_adapter_dtype(self.model, self.args.adapter_dtype)
@@ -148,27 +179,39 @@ class RewardTrainer(HostTrainer):
 
     # The head
 
+    def _note_new(self, peft_config: PeftConfig | None, load: Load) -> None:
+        self._new_weights = load.new
+        _train_too(peft_config, load.new)
+
     def _settle_head(self, model: PeftModel) -> None:
-        """Casts the head to float32 if adapters are float32; raises if it would be neither trained nor saved."""
+        """Casts the head to float32 if adapters are float32; raises if anything would be neither trained nor saved."""
         heads = [name for name, _ in model.get_base_model().named_children() if name in HEAD_NAMES]
         if not heads:
             raise ValueError(
                 f"The model {type(model.get_base_model()).__name__} has no head called {' or '.join(HEAD_NAMES)}, so "
                 "there is no telling whether its head is trained. Load it with AutoModelForSequenceClassification."
             )
-        trained = [module for module in _saved_modules(model, heads[0]) if module.weight.requires_grad]
-        if not trained:
-            config: Any = model.peft_config[str(model.active_adapter)]
+        config: Any = model.peft_config[str(model.active_adapter)]
+        if not any(_trained_copies(model, name) for name in heads):
             raise ValueError(
                 f"The head {heads[0]!r} of the model is frozen and not saved with its adapter (task_type="
                 f"{config.task_type!r}, modules_to_save={config.modules_to_save!r}): it would stay random. Pass the "
                 "base model and `peft_config` instead, or create the adapter with task_type='SEQ_CLS'."
             )
+        lost = neither_trained_nor_saved(model, self._new_weights)
+        if lost:
+            raise ValueError(
+                f"{len(lost)} parameters that the checkpoint of the base does not have are frozen and not saved with "
+                f"the adapter: {listed(lost)}. They would be random, and others at each load. Add their modules to "
+                "`modules_to_save`, or pass the name of the base and `peft_config`."
+            )
         zero3 = self.args.deepspeed_plugin is not None and self.args.deepspeed_plugin.zero_stage == 3
         # ZeRO-3 can only gather parameters of the same dtype
         if self.args.adapter_dtype == "float32" and not zero3:
-            for head in trained:
-                takes_any_float(head.float())
+            for head in trained + [
+                copy for name in _owners(self._new_weights) for copy in _trained_copies(model, name)
+            ]:
+                float_head(head)
 
     def _check_finite(self, rewards_B2: torch.Tensor) -> None:
         wrong = int((~rewards_B2.isfinite()).any(dim=1).sum())
@@ -193,8 +236,33 @@ def _for_rewards(peft_config: PeftConfig | None) -> PeftConfig | None:
     return result
 
 
-def _saved_modules(model: PeftModel, name: str) -> list[nn.Linear]:
-    """The copies of a module that PEFT trains and saves, one for each adapter."""
-    wrapper = getattr(model.get_base_model(), name)
-    copies = wrapper.modules_to_save.values() if isinstance(wrapper, ModulesToSaveWrapper) else ()
-    return [module for module in copies if isinstance(module, nn.Linear)]
+def _train_too(peft_config: Any, new: Iterable[str]) -> None:
+    """Makes PEFT train and save the modules that are new, beside the heads that it knows."""
+    if isinstance(peft_config, PeftConfig) and hasattr(peft_config, "modules_to_save"):
+        own: Any = peft_config
+        known = [*(own.modules_to_save or ()), *_HEADS_OF_PEFT]
+        if more := modules_to_add(new, known):
+            own.modules_to_save = [*(own.modules_to_save or ()), *more]
+            logger.info(f"peft_config.modules_to_save: + {', '.join(more)}, which the checkpoint does not have")
+
+
+def _has_adapter(model: Any, peft_config: PeftConfig | None) -> bool:
+    return isinstance(model, PeftModel) or (peft_config is not None and not isinstance(model, str))
+
+
+def _base_of(model: Any) -> Any:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _owners(names: Iterable[str]) -> list[str]:
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in names)
+    return [owner for owner in owners if owner.partition(".")[0] not in HEAD_NAMES]
+
+
+def _trained_copies(model: PeftModel, name: str) -> list[nn.Module]:
+    """The copies of a module that PEFT trains and saves, one for each active adapter."""
+    wrapper = model.get_base_model().get_submodule(name)
+    if not isinstance(wrapper, ModulesToSaveWrapper):
+        return []
+    copies = [wrapper.modules_to_save[one] for one in model.active_adapters if one in wrapper.modules_to_save]
+    return [module for module in copies if all(parameter.requires_grad for parameter in module.parameters())]
