@@ -48,7 +48,7 @@ def with_reward_models(given: dict[str, Any], args: GRPOConfig) -> dict[str, Any
 
 
 def _function(model: Any, tokenizer: Any, args: GRPOConfig) -> RewardModelFunction:
-    loading: dict[str, Any] = dict(args.model_init_kwargs or {})
+    loading: Any = args.model_init_kwargs or {}
     if tokenizer is None and isinstance(model, nn.Module):
         tokenizer = AutoTokenizer.from_pretrained(get_config_model_id(model.config))
     return RewardModelFunction(

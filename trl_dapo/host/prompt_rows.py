@@ -61,6 +61,6 @@ def warn_of_nulls(rows: int, of: int, keys: set[str], name: str) -> None:
     if rows:
         logger.warning(
             f"The {name} dataset: {rows} of {of} rows have keys that are null ({', '.join(sorted(keys))}). Arrow "
-            "fills in the keys that only other rows have, and a chat template can render them as 'None'. Give tools as JSON "
-            "text, and messages the same keys."
+            "fills in the keys that only other rows have, and a chat template can render them as 'None'. Give tools "
+            "as JSON text, and messages the same keys."
         )

@@ -92,7 +92,7 @@ def load(
     return result
 
 
-def _base(base: str | nn.Module, settings: LoadSettings) -> Load:
+def _base(base: Any, settings: LoadSettings) -> Load:
     if isinstance(base, nn.Module):
         return Load(_ready(base), base.config._name_or_path, new_in_memory(base))
     arguments = {"device_map": None, **settings.arguments()}

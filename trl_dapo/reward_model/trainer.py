@@ -208,10 +208,9 @@ class RewardTrainer(HostTrainer):
         zero3 = self.args.deepspeed_plugin is not None and self.args.deepspeed_plugin.zero_stage == 3
         # ZeRO-3 can only gather parameters of the same dtype
         if self.args.adapter_dtype == "float32" and not zero3:
-            for head in trained + [
-                copy for name in _owners(self._new_weights) for copy in _trained_copies(model, name)
-            ]:
-                float_head(head)
+            for name in [*heads, *_owners(self._new_weights)]:
+                for head in _trained_copies(model, name):
+                    float_head(head)
 
     def _check_finite(self, rewards_B2: torch.Tensor) -> None:
         wrong = int((~rewards_B2.isfinite()).any(dim=1).sum())
