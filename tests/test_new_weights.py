@@ -120,12 +120,13 @@ def test_a_whole_reward_model_that_lacks_a_tensor_is_refused(tmp_path):
 def test_a_policy_that_lacks_a_tensor_is_refused(tmp_path, trainer):
     folder = tmp_path / "model"
     saved(folder, tiny_model(tiny_tokenizer()))
-    cut(folder, "model.norm.weight")
+    folder = cut(folder, "model.norm.weight")
+    make = {
+        "dpo": lambda: DPOTrainer(folder, args=preference_args(DPOConfig, tmp_path), train_dataset=pairs()),
+        "grpo": lambda: GRPOTrainer(folder, len, tiny_args(tmp_path), plain_dataset(64)),
+    }
     with pytest.raises(ValueError, match=r"does not have 1 parameters of LlamaForCausalLM.*model\.norm\.weight"):
-        if trainer == "dpo":
-            DPOTrainer(str(folder), args=preference_args(DPOConfig, tmp_path / "out"), train_dataset=pairs())
-        else:
-            GRPOTrainer(str(folder), len, tiny_args(tmp_path / "out"), plain_dataset(64))
+        make[trainer]()
 
 
 def test_an_adapter_that_lacks_a_tensor_is_refused(tmp_path):

@@ -20,6 +20,7 @@ from trl import DPOTrainer as HostTrainer
 from ..host.adapter_start import from_adapter_folder
 from ..host.compat import DPO_GATHERED, check_host
 from ..host.new_weights import refuse_new, watching_loads
+from ..host.output_folders import OutputFolders, check_output_folder, folders_of
 from ..host.preference_rows import check_token_ids, checked_preferences, first_row, report_lengths
 from ..host.promotion import promoted
 from ..host.settings import DPO_RULES, check_settings
@@ -31,7 +32,7 @@ from .config import DPOConfig
 SMALL_ADVANTAGE = 0.05
 
 
-class DPOTrainer(HostTrainer):
+class DPOTrainer(OutputFolders, HostTrainer):
     """
     [`~trl.DPOTrainer`] that can train without a reference, and logs how much its pairs can still teach.
 
@@ -78,6 +79,8 @@ class DPOTrainer(HostTrainer):
         args = None if args is None else promoted(args, DPOConfig)
         if args is not None:
             check_settings(args, DPO_RULES)
+            check_output_folder(args.output_dir, {"model": model, "ref_model": ref_model})
+        self.source_folders = (*folders_of(model), *folders_of(ref_model))
         taken = {"quantization_config": quantization_config, "peft_config": peft_config}
         start = from_adapter_folder({"model": model, "args": args, "processing_class": processing_class, **taken})
         model, args, processing_class, quantization_config, peft_config = start.values()

@@ -20,6 +20,7 @@ from ..host.adapter_start import from_adapter_folder
 from ..host.compat import check_host
 from ..host.fetching import FetchedOnce
 from ..host.new_weights import refuse_new, watching_loads
+from ..host.output_folders import check_output_folder, folders_of
 from ..host.promotion import promoted
 from ..host.prompt_rows import check_prompts
 from ..host.resume import Parts, RolloutPlace, RolloutShape, epochs_behind
@@ -69,6 +70,8 @@ class GRPOTrainer(Seams):
         check_host()
         args = self.own_config(model, args)
         bound = inspect.signature(GRPOTrainer.__init__).bind(self, model, reward_funcs, args, *rest, **kwargs)
+        self.source_folders = tuple(folders_of([model, reward_funcs]))
+        check_output_folder(args.output_dir, {"model": model, "reward_funcs": reward_funcs})
         bound.arguments.update(from_adapter_folder(with_reward_models(bound.arguments, args)))
         model, args = bound.arguments["model"], bound.arguments["args"]
         self.check_arguments(args, bound.arguments)

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from trl import GRPOTrainer as HostTrainer
 
+from .output_folders import OutputFolders
 from .passes import Pass
 from .required import required
 from .resume import Parts, checkpoint_to_resume, load_parts, save_parts
@@ -66,7 +67,7 @@ class HostSteps:
     num_items_in_batch: Any
 
 
-class Seams(HostTrainer):
+class Seams(OutputFolders, HostTrainer):
     """[`~trl.GRPOTrainer`] whose passes can be taken charge of, and whose checkpoints have parts."""
 
     # Optional in the host's types, never in fact

@@ -136,6 +136,11 @@ class RewardModelFunction:
             log_metric(f"{self.__name__}/std", std_B.mean().item())
         return (rewards_MB.mean(dim=0) - self.uncertainty_penalty * std_B).tolist()
 
+    @property
+    def folders(self) -> list[str]:
+        """The reward models that are given by name."""
+        return [one for one in self._models if isinstance(one, str)]
+
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_loaded": None}
 
@@ -186,9 +191,9 @@ class RewardModelFunction:
 
     def _models_loaded(self) -> list[Loaded]:
         if self._loaded is None:
-            folders = [place for place, one in enumerate(self._models) if isinstance(one, str)]
-            tokens = [len(self._tokenizers[place]) for place in folders]
-            read = iter(load([self._models[place] for place in folders], tokens, self._base, self._settings))
+            named = [place for place, one in enumerate(self._models) if isinstance(one, str)]
+            tokens = [len(self._tokenizers[place]) for place in named]
+            read = iter(load(self.folders, tokens, self._base, self._settings))
             self._loaded = [
                 next(read) if isinstance(one, str) else Loaded(self._settings.placed(one)) for one in self._models
             ]

@@ -37,6 +37,7 @@ from ..host.new_weights import (
     new_in_memory,
     watching_loads,
 )
+from ..host.output_folders import OutputFolders, check_output_folder, folders_of
 from ..host.preference_rows import check_token_ids, checked_preferences, report_lengths
 from ..host.promotion import promoted
 from ..host.settings import check_settings
@@ -45,7 +46,7 @@ from .calibration import pair_metrics
 from .config import RewardConfig
 from .folders import HEAD_NAMES
 from .loading import float_head
-from .statistics import RewardStatistics
+from .statistics import STATISTICS_FILE, RewardStatistics
 
 
 logger = get_logger(__name__)
@@ -54,7 +55,7 @@ logger = get_logger(__name__)
 _HEADS_OF_PEFT = ("classifier", "score")
 
 
-class RewardTrainer(HostTrainer):
+class RewardTrainer(OutputFolders, HostTrainer):
     """
     [`~trl.RewardTrainer`] with a head that is trained and saved, calibration metrics, and statistics of the rewards.
 
@@ -78,6 +79,7 @@ class RewardTrainer(HostTrainer):
 
     args: RewardConfig
     model: Any
+    own_files = (STATISTICS_FILE,)
 
     def __init__(
         self,
@@ -99,8 +101,10 @@ class RewardTrainer(HostTrainer):
         args = None if args is None else promoted(args, RewardConfig)
         if args is not None:
             check_settings(args)
+            check_output_folder(args.output_dir, {"model": model})
         self._statistics = RewardStatistics()
         self._pairs: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}  # rows (2 rewards, 2 lengths)
+        self.source_folders = tuple(folders_of(model))
         taken = {"quantization_config": quantization_config, "peft_config": peft_config}
         start = from_adapter_folder(
             {"model": model, "args": args, "processing_class": processing_class, **taken},
@@ -166,7 +170,7 @@ class RewardTrainer(HostTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         # Before the host saves, because it may push the folder to the Hub right away
         if self.args.should_save and self._statistics.rows:
-            self._statistics.save(str(output_dir or self.args.output_dir))
+            self._statistics.save(self.folder_to_save(output_dir))
         super().save_model(output_dir, _internal_call)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
