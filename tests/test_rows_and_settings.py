@@ -44,7 +44,7 @@ def learner(kind, folder, dataset, tokenizer=None, **fields):
 
 def generator(kind, folder, dataset, **kwargs):
     cls, config = ONLINE[kind]
-    args = tiny_args(folder, cls=config)
+    args = tiny_args(folder, cls=config, beta=0.0)
     return cls(model(kind), share_reward, args, dataset, processing_class=tiny_tokenizer(), **kwargs)
 
 
@@ -131,6 +131,14 @@ BAD_MESSAGES = [
     ({"role": "user", "content": ["1"]}, r"\[0\]\.content\[0\]' is '1', and must be a part"),
     ("1+1=", r"\[0\]' is '1\+1=', and must be a message"),
 ]
+
+
+@pytest.mark.parametrize("kind", ONLINE)
+def test_a_bad_prompt_of_a_stream_is_named_when_it_comes(tmp_path, kind):
+    rows = with_message(conversational_dataset(64), "prompt", {"from": "human", "value": "1"}, place=40)
+    trainer = generator(kind, tmp_path, stream(rows))
+    with pytest.raises(ValueError, match=r"Row 40 of the train dataset: 'prompt\[0\]' has 'from'"):
+        list(trainer.train_dataset)
 
 
 def with_message(rows, column, message, place=3):

@@ -22,7 +22,7 @@ from ..host.fetching import FetchedOnce
 from ..host.new_weights import refuse_new, watching_loads
 from ..host.output_folders import check_output_folder, folders_of
 from ..host.promotion import promoted
-from ..host.prompt_rows import check_prompts
+from ..host.prompt_rows import checked_prompts
 from ..host.resume import Parts, RolloutPlace, RolloutShape, epochs_behind
 from ..host.seams import Seams
 from ..host.settings import check_settings
@@ -75,6 +75,9 @@ class GRPOTrainer(Seams):
         bound.arguments.update(from_adapter_folder(with_reward_models(bound.arguments, args)))
         model, args = bound.arguments["model"], bound.arguments["args"]
         self.check_arguments(args, bound.arguments)
+        for name in ("train", "eval"):
+            if f"{name}_dataset" in bound.arguments:
+                bound.arguments[f"{name}_dataset"] = checked_prompts(bound.arguments[f"{name}_dataset"], name)
         with adapters_kept(model), watching_loads(refuse_new):
             super().__init__(*bound.args[1:], **bound.kwargs)
         # Whether a model is quantized, its name alone does not say
@@ -96,8 +99,6 @@ class GRPOTrainer(Seams):
         """Raises for arguments of the constructor, by name, that cannot be right, before a model is loaded."""
         check_settings(args)
         check_dataset(given.get("train_dataset"), args)
-        for name in ("train", "eval"):
-            check_prompts(given.get(f"{name}_dataset"), name)
         loading: Any = args.model_init_kwargs or {}
         asked = given.get("quantization_config") or loading.get("quantization_config")
         _check_vllm(args, is_quantized(given["model"]) or asked is not None)

@@ -17,6 +17,21 @@ PROMPT = "prompt"
 _CHECKED = (PROMPT, "tools", "chat_template_kwargs")
 
 
+def checked_prompts(dataset: Any, name: str) -> Any:
+    """Returns a dataset after [`check_prompts`]; the rows of a stream are checked when they are read."""
+    check_prompts(dataset, name)
+    if isinstance(dataset, Mapping):
+        return {key: checked_prompts(one, f"{name}[{key!r}]") for key, one in dataset.items()}
+    if not isinstance(dataset, IterableDataset):
+        return dataset
+
+    def checked(row: dict[str, Any], index: int) -> dict[str, Any]:
+        check_prompt(row, index, name)
+        return row
+
+    return dataset.map(checked, with_indices=True, features=dataset.features)
+
+
 def check_prompts(dataset: Any, name: str) -> None:
     """
     Checks the prompts of a dataset, or of several by name; of a stream, the first row.

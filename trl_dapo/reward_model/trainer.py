@@ -167,11 +167,12 @@ class RewardTrainer(OutputFolders, HostTrainer):
 
     # Checkpoints
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        # Before the host saves, because it may push the folder to the Hub right away
+    def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        # The weights first; and all before the host may push the folder to the Hub
+        folder = self.folder_to_save(output_dir)
+        super()._save(folder, *args, **kwargs)
         if self.args.should_save and self._statistics.rows:
-            self._statistics.save(self.folder_to_save(output_dir))
-        super().save_model(output_dir, _internal_call)
+            self._statistics.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
