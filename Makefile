@@ -17,7 +17,7 @@ demo: $(VENV)/.demo ## Train naive GRPO and DAPO on the built-in task, with a ta
 	$(BIN)/trl-dapo demo $(ARGS)
 
 test: $(VENV)/.test ## Run the tests (options: ARGS="-k groups")
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n auto --dist loadscope -m "not slow and not gpu" $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n auto --dist loadscope --no-loadscope-reorder -m "not slow and not gpu" $(ARGS)
 
 test-slow: $(VENV)/.test ## Run the tests that take minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "slow and not gpu" $(ARGS)

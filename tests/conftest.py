@@ -1,5 +1,6 @@
 """Settings that must be in place before anything imports torch or the hub client."""
 
+import gc
 import os
 
 
@@ -15,3 +16,24 @@ from hypothesis import settings
 # On shared cores, a deadline per example measures the machine
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+# The files that take longest, longest first: whoever takes one of them last keeps the others waiting
+LONG = (
+    "test_trainer_compact.py",
+    "test_ppo.py",
+    "test_dpo.py",
+    "test_examples.py",
+    "test_trainer_distributed.py",
+    "test_demo.py",
+    "test_cli.py",
+)
+
+
+def pytest_collection_modifyitems(items) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+def pytest_collection_finish(session) -> None:
+    # Each training collects garbage, and walks all that was ever imported to do so: longer than the training itself
+    gc.collect()
+    gc.freeze()

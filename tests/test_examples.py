@@ -1,25 +1,59 @@
 """Examples run as a user would run them, on a part of the model."""
 
-import math
 import statistics
+from functools import cache
 
+import gguf
 import pytest
 
 import preferences_to_ppo
 import replace_grpo
+from trl_dapo import DAPOConfig
 from trl_dapo.arena import arena_accuracy
 
 
-def test_grpo_script_with_one_word_replaced(tmp_path, capsys):
+@pytest.fixture
+def first_layers(monkeypatch):
+    """Lets four layers learn: they never end a sentence, so every second token does, and letters are right."""
+    host = replace_grpo.load
+
+    def load(model, layers):
+        policy, tokenizer = host(model, layers)
+        policy.generation_config.eos_token_id = list(range(0, len(tokenizer), 2))
+        return policy, tokenizer
+
+    def letters(completions, answer, **kwargs):
+        texts = [completion[0]["content"] for completion in completions]
+        return [sum(map(str.isalpha, text)) / max(len(text), 1) for text in texts]
+
+    monkeypatch.setattr(replace_grpo, "load", load)
+    monkeypatch.setattr(replace_grpo, "correct_sum", letters)
+    # The file is parsed three times, and its names once per module
+    for name in ("GGUFReader", "get_tensor_name_map"):
+        monkeypatch.setattr(gguf, name, cache(getattr(gguf, name)))
+
+
+def test_grpo_script_with_one_word_replaced(tmp_path, capsys, first_layers):
     arguments = ["--cpu", "--layers", "4", "--steps", "2", "--tokens", "8", "--output_dir", str(tmp_path)]
     trainer = replace_grpo.main(arguments)
     assert trainer.state.global_step == 2
     # The script's own config is TRL's; the trainer promoted it
+    assert type(trainer.args) is DAPOConfig
     assert trainer.args.dynamic_sampling
-    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
-    assert len(losses) == 2
-    assert all(map(math.isfinite, losses))
-    assert "informative" in capsys.readouterr().out
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    # 16 rows of 4 completions each, all of them trained on
+    assert [(log["dapo/groups_kept"], log["dapo/exhausted"]) for log in logs] == [(4, 0)] * 2
+    assert all(log["grad_norm"] > 0 for log in logs)
+    # Zero at the start, and one step of a warm-up is over
+    moved = [value.any().item() for name, value in trainer.model.named_parameters() if "lora_B" in name]
+    assert len(moved) == 4 * 7
+    assert all(moved)
+    # The printed columns are those of the log
+    first = capsys.readouterr().out.splitlines()
+    header, *rows = first[next(i for i, line in enumerate(first) if "informative" in line) :]
+    columns = dict(zip(header.split()[:3], rows[0].split()[:3], strict=True))
+    expected = {"step": "1", "reward": f"{logs[0]['reward']:.3f}"}
+    assert columns == {**expected, "informative": f"{logs[0]['dapo/frac_informative']:.3f}"}
 
 
 def test_reward_reads_the_last_number():

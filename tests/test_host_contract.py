@@ -1,10 +1,12 @@
 """
-The seams of TRL that the package builds on, at both ends of the supported range.
+The check of TRL, transformers and accelerate, at both ends of the supported TRL range.
 
-The installed release is looked at in this process. The other end is installed beside it, without its dependencies, and
-looked at in a subprocess that finds it first.
+The installed TRL is checked in this process. The other end of the range is installed in a folder of its own, without
+its dependencies, and checked in a subprocess that finds it first. Then each name is removed, renamed or changed in
+turn, and the check has to report it.
 """
 
+import ast
 import inspect
 import json
 import os
@@ -14,21 +16,34 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
+from transformers import Trainer
 from trl import DPOTrainer, GRPOTrainer, RewardTrainer
 
 import trl_dapo
 from trl_dapo.host import compat
+from trl_dapo.host.host_names import (
+    FIRST_RELEASE,
+    GRPO,
+    INHERITED,
+    OTHER_CLASSES,
+    TESTED,
+    TRAINERS,
+    Names,
+)
 
 
-LOWEST, HIGHEST = "1.12.0", "1.16.0"
+LOWEST, HIGHEST = TESTED["trl"].lowest, TESTED["trl"].highest
 ROOT = Path(__file__).parents[1]
+PREFERENCE_TRAINERS = (DPOTrainer, RewardTrainer)
 
 
 def test_the_installed_trl_has_the_seams():
@@ -36,19 +51,38 @@ def test_the_installed_trl_has_the_seams():
     compat.check_host()
 
 
-@pytest.mark.parametrize("host", [DPOTrainer, RewardTrainer])
+@pytest.mark.parametrize("host", PREFERENCE_TRAINERS)
 def test_the_trainers_of_preferences_have_the_seams(host):
     assert compat.seam_differences(host) == []
     compat.check_host(host)
 
 
-def test_the_range_is_the_one_that_the_package_declares():
+# ------------------------------------------------------------------------------------------------------------- ranges
+
+
+def declared_ranges() -> dict[str, SpecifierSet]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (declared,) = (r.specifier for r in map(Requirement, project["dependencies"]) if r.name == "trl")
-    assert declared == SpecifierSet(compat.SUPPORTED_TRL)
-    assert LOWEST in declared
-    assert HIGHEST in declared
-    assert compat.TESTED_TRL == HIGHEST
+    return {one.name: one.specifier for one in map(Requirement, project["dependencies"])}
+
+
+def lowest_releases() -> dict[str, str]:
+    lines = (ROOT / ".ci" / "lowest.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_the_package_declares_the_range_that_was_tested(name):
+    tested, declared = TESTED[name], declared_ranges()[name]
+    assert declared == SpecifierSet(tested.specifier)
+    assert version(name) in declared
+    assert tested.lowest == lowest_releases()[name]
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_the_range_begins_at_the_lowest_tested_release_and_ends_after_the_highest(name):
+    tested = TESTED[name]
+    major, minor, *_ = Version(tested.highest).release
+    assert SpecifierSet(tested.specifier) == SpecifierSet(f">={tested.lowest},<{major}.{minor + 1}")
 
 
 # ------------------------------------------------------------------------------------------ the other end of the range
@@ -95,9 +129,15 @@ def test_the_other_end_of_the_range_has_the_seams(pytestconfig):
 # ---------------------------------------------------------------------------------------------------- what is reported
 
 
+def pretend(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
+    """Give `compat` these versions instead of the installed ones, and no differences to report."""
+    monkeypatch.setattr(compat, "version", lambda name: versions.get(name, TESTED[name].highest))
+    monkeypatch.setattr(compat, "seam_differences", lambda host: [])
+
+
 @pytest.mark.parametrize("installed", ["1.9.1", "1.11.9", "1.17.0", "1.17.0.dev0", "2.0"])
 def test_a_release_outside_of_the_range_is_named_with_the_fix(installed, monkeypatch):
-    monkeypatch.setattr(compat, "version", lambda name: installed)
+    pretend(monkeypatch, trl=installed)
     message = f"supports trl>=1.12,<1.17, but trl {installed} is installed. .* `pip install 'trl>=1.12,<1.17'`"
     with pytest.raises(ImportError, match=message):
         compat.check_host()
@@ -105,18 +145,103 @@ def test_a_release_outside_of_the_range_is_named_with_the_fix(installed, monkeyp
 
 @pytest.mark.parametrize("installed", ["1.12.0", "1.14.2", "1.16.0", "1.16.3", "1.16.0.dev0"])
 def test_a_release_inside_of_the_range_is_accepted(installed, monkeypatch):
-    monkeypatch.setattr(compat, "version", lambda name: installed)
+    pretend(monkeypatch, trl=installed)
     compat.check_host()
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_both_ends_of_every_range_are_accepted_and_what_lies_beyond_is_named(name, monkeypatch):
+    tested = TESTED[name]
+    for release in (tested.lowest, tested.highest):
+        pretend(monkeypatch, **{name: release})
+        compat.check_host()
+    for release in ("0.1", tested.specifier.split("<")[1]):
+        pretend(monkeypatch, **{name: release})
+        message = (
+            f"supports {name}{tested.specifier}, but {name} {release} is installed. .* '{name}{tested.specifier}'`"
+        )
+        with pytest.raises(ImportError, match=message):
+            compat.check_host()
+
+
+def test_several_releases_outside_of_their_ranges_are_named_together(monkeypatch):
+    pretend(monkeypatch, transformers="4.57.6", peft="0.17.1")
+    with pytest.raises(ImportError) as caught:
+        compat.check_host()
+    transformers, peft = TESTED["transformers"].specifier, TESTED["peft"].specifier
+    assert str(caught.value) == (
+        f"trl_dapo supports transformers{transformers}, but transformers 4.57.6 is installed. "
+        f"trl_dapo supports peft{peft}, but peft 0.17.1 is installed. "
+        f"Install a supported release: `pip install 'transformers{transformers}' 'peft{peft}'`."
+    )
 
 
 def test_a_changed_seam_is_named_with_the_fix(monkeypatch):
     monkeypatch.setattr(compat, "seam_differences", lambda host: ["_generate returns 9 values", "log is gone"])
-    message = "differs in what trl_dapo builds on:\n  - _generate returns 9 values\n  - log is gone\n.*'trl==1.16.0'"
+    message = (
+        "in what trl_dapo uses:\n  - _generate returns 9 values\n  - log is gone\n.*'trl==1.16.0' 'transformers=="
+    )
     with pytest.raises(ImportError, match=message):
         compat.check_host()
 
 
-@pytest.mark.parametrize("name", [*compat.OVERRIDDEN, *compat.CALLED])
+# ------------------------------------------------------------------------------------- the tables hold what is used
+
+
+def private_names(kind: type[ast.Attribute] | type[ast.FunctionDef]) -> dict[str, set[str]]:
+    """The private attributes that the package reads or sets, or the methods that it defines, with the files."""
+    folder = Path(trl_dapo.__file__).parent
+    found: dict[str, set[str]] = {}
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, kind):
+                name = node.attr if isinstance(node, ast.Attribute) else node.name
+                found.setdefault(name, set()).add(str(path.relative_to(folder)))
+    return {name: files for name, files in found.items() if name.startswith("_") and not name.endswith("__")}
+
+
+def names_of(owner: type) -> set[str]:
+    """The private names of a class: what it and its parents define, and what they assign on `self`."""
+    found = set(dir(owner))
+    for parent in owner.__mro__[:-1]:
+        if parent.__module__.partition(".")[0] in ("trl", "transformers", "accelerate"):
+            found |= compat._assigned(inspect.getsource(sys.modules[parent.__module__]), parent.__name__)
+    return {name for name in found if name.startswith("_") and not name.endswith("__")}
+
+
+def class_at(path: str) -> type:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def in_tables(names: Names) -> set[str]:
+    return {*names.overridden, *names.called, *names.attributes, *names.defined}
+
+
+ALL_TABLES = [*TRAINERS.values(), *INHERITED.values(), *OTHER_CLASSES.values()]
+
+
+def test_every_private_name_of_the_host_that_the_package_uses_is_in_the_tables():
+    read, defined = private_names(ast.Attribute), private_names(ast.FunctionDef)
+    of_trainers = set().union(*map(names_of, (GRPOTrainer, *PREFERENCE_TRAINERS)))
+    # The package may have a method of the same name as a class that it does not subclass
+    of_others = set().union(*(names_of(class_at(path)) for path in OTHER_CLASSES)) - defined.keys()
+    listed = set().union(*map(in_tables, ALL_TABLES))
+    unlisted = (of_trainers & (read.keys() | defined.keys())) | (of_others & read.keys())
+    assert {name: read.get(name, defined.get(name)) for name in unlisted - listed} == {}
+
+
+def test_every_private_name_in_the_tables_is_used():
+    listed = {name for names in ALL_TABLES for name in in_tables(names) if name.startswith("_") and name != "__init__"}
+    used = private_names(ast.Attribute).keys() | private_names(ast.FunctionDef).keys()
+    # DAPOTrainer and PPOTrainer set these in the body of the class
+    assert listed - used - {"_name", "_paper", "_tag_names"} == set()
+
+
+# ------------------------------------------------------------------------------------------ methods that TRL defines
+
+
+@pytest.mark.parametrize("name", [*GRPO.overridden, *GRPO.called])
 def test_a_removed_method_is_seen(name, monkeypatch):
     monkeypatch.delattr(GRPOTrainer, name)
     assert compat.seam_differences() == [f"GRPOTrainer does not define {name}"]
@@ -150,23 +275,104 @@ def test_another_spelling_of_a_method_that_is_only_called_is_fine(monkeypatch):
     assert compat.seam_differences() == []
 
 
-@pytest.fixture
-def edit_host_source(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], int]:
-    """Make `compat` read the host's source with a pattern replaced; returns how often it was found."""
-    original = inspect.getsource(sys.modules[GRPOTrainer.__module__])
+# --------------------------------------------------------------------- methods of transformers and accelerate
 
-    def edit(pattern: str, replacement: str) -> int:
-        source, count = re.subn(pattern, replacement, original)
-        monkeypatch.setattr(compat.inspect, "getsource", lambda module: source)
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        (host, name)
+        for host in (GRPOTrainer, *PREFERENCE_TRAINERS)
+        for name in (*INHERITED[host.__name__].overridden, *INHERITED[host.__name__].called)
+    ],
+)
+def test_a_removed_or_changed_method_of_the_trainer_of_transformers_is_seen(host, name, monkeypatch):
+    monkeypatch.setattr(Trainer, name, lambda self, *, everything: None)
+    (found,) = compat.seam_differences(host)
+    assert found.startswith(
+        (f"{name} takes (self, everything) instead of (self", f"{name} cannot be called with (self")
+    )
+    monkeypatch.delattr(Trainer, name)
+    assert compat.seam_differences(host) == [f"{host.__name__} has no {name}"]
+
+
+def test_a_method_that_trl_puts_over_the_one_of_transformers_is_seen(monkeypatch):
+    monkeypatch.setattr(GRPOTrainer, "_save", lambda self, folder: None, raising=False)
+    assert compat.seam_differences() == ["_save takes (self, folder) instead of (self, output_dir, state_dict)"]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [(path, name) for path, names in OTHER_CLASSES.items() for name in (*names.called, *names.defined)],
+)
+def test_a_removed_or_changed_method_of_another_class_is_seen(path, name, monkeypatch):
+    owner = class_at(path)
+    if name in OTHER_CLASSES[path].called:
+        monkeypatch.setattr(owner, name, lambda self, *, everything: None)
+        (found,) = compat.seam_differences()
+        assert found.startswith(f"{name} cannot be called with (self")
+    monkeypatch.delattr(owner, name)
+    assert compat.seam_differences() == [f"{owner.__name__} has no {name}"]
+
+
+@pytest.mark.parametrize("path", OTHER_CLASSES)
+def test_a_class_that_is_gone_or_moved_is_seen(path, monkeypatch):
+    names = OTHER_CLASSES[path]
+    module, _, name = path.rpartition(".")
+    for wrong in (f"{module}.Renamed{name}", f"{module}.moved.{name}"):
+        monkeypatch.setattr(compat, "OTHER_CLASSES", {wrong: names})
+        assert compat.seam_differences() == [f"there is no {wrong}"]
+
+
+# ---------------------------------------------------------------------------------------- attributes and values passed
+
+
+@pytest.fixture
+def edit_source(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, str, str], int]:
+    """Make `compat` read the source of a class with a pattern replaced; returns how often the pattern was found."""
+    read = inspect.getsource
+
+    def edit(owner: type, pattern: str, replacement: str) -> int:
+        edited = sys.modules[owner.__module__]
+        source, count = re.subn(pattern, replacement, read(edited))
+
+        def getsource(module: ModuleType) -> str:
+            return source if module is edited else read(module)
+
+        monkeypatch.setattr(compat.inspect, "getsource", getsource)
         return count
 
     return edit
 
 
-@pytest.mark.parametrize("name", compat.ATTRIBUTES)
-def test_an_attribute_that_is_no_longer_assigned_is_seen(name, edit_host_source):
-    assert edit_host_source(rf"\bself\.{name}(?= \+?= )", "self.renamed") > 0
-    assert compat.seam_differences() == [f"the attribute {name} is not assigned"]
+def classes_with_attributes() -> list[tuple[type | None, type, Names]]:
+    """The trainer to check, a class that assigns attributes, and what the tables have for it."""
+    hosts = (GRPOTrainer, *PREFERENCE_TRAINERS)
+    own = [(host, host, TRAINERS[host.__name__]) for host in hosts]
+    inherited = [(host, Trainer, INHERITED[host.__name__]) for host in hosts]
+    other = [(None, class_at(path), names) for path, names in OTHER_CLASSES.items()]
+    return [one for one in own + inherited + other if one[2].attributes]
+
+
+@pytest.mark.parametrize(("host", "owner", "names"), classes_with_attributes())
+def test_every_attribute_that_is_no_longer_assigned_is_seen(host, owner, names, edit_source):
+    expected = [name for name in names.attributes if not compat._is_of_a_later_release(name)]
+    assert edit_source(owner, rf"\bself\.({'|'.join(expected)})\b", "self.renamed") >= len(expected)
+    assert compat.seam_differences(host) == [f"{owner.__name__} does not assign self.{name}" for name in expected]
+
+
+def test_an_attribute_that_is_read_and_no_longer_assigned_is_seen(edit_source):
+    assert edit_source(GRPOTrainer, r"\bself\._step(?= \+?= )", "self.renamed") > 0
+    assert compat.seam_differences() == ["GRPOTrainer does not assign self._step"]
+
+
+def test_an_attribute_is_asked_for_from_the_release_that_brought_it(edit_source, monkeypatch):
+    assert FIRST_RELEASE == {"eos_token_ids": "1.14.2"}
+    edit_source(GRPOTrainer, r"\bself\.eos_token_ids\b", "self.renamed")
+    monkeypatch.setattr(compat, "version", lambda name: "1.14.1")
+    assert compat.seam_differences() == []
+    monkeypatch.setattr(compat, "version", lambda name: "1.14.2")
+    assert compat.seam_differences() == ["GRPOTrainer does not assign self.eos_token_ids"]
 
 
 @pytest.mark.parametrize(
@@ -189,20 +395,34 @@ def test_an_attribute_that_is_no_longer_assigned_is_seen(name, edit_host_source)
             "score(",
             "calls ('_generate',) instead of ('_generate', '_calculate_rewards')",
         ),
+        (r"description=\"Training\",", "", "calls _get_dataloader without description"),
+        (r"dataset=dataset,\n(?=\s+description=\"Training\")", "", "calls _get_dataloader without dataset"),
+        (
+            r"sampler_fn=self\._get_train_sampler,",
+            "",
+            "calls _get_dataloader without sampler_fn=self._get_train_sampler",
+        ),
+        (r"sampler_fn=self\._get_train_sampler,", "sampler_fn=None,", "without sampler_fn=self._get_train_sampler"),
+        (r"is_training=True,", "", "calls _get_dataloader without is_training=True"),
+        (
+            r"return self\._get_dataloader\((?=\n\s+dataset=dataset,)",
+            "return DataLoader(",
+            "get_train_dataloader calls _get_dataloader 0 times instead of once",
+        ),
     ],
 )
-def test_a_changed_data_flow_is_seen(pattern, replacement, difference, edit_host_source):
-    assert edit_host_source(pattern, replacement) == 1
+def test_a_changed_data_flow_is_seen(pattern, replacement, difference, edit_source):
+    assert edit_source(GRPOTrainer, pattern, replacement) == 1
     (found,) = compat.seam_differences()
     assert difference in found
 
 
-# ----------------------------------------------------------------------------------------- the trainers of preferences
+# ----------------------------------------------------------------------------------------- trainers of preferences
 
 
 @pytest.mark.parametrize(
     ("host", "name"),
-    [(host, name) for host in (DPOTrainer, RewardTrainer) for name in compat.PREFERENCE_OVERRIDDEN[host.__name__]],
+    [(host, name) for host in PREFERENCE_TRAINERS for name in TRAINERS[host.__name__].overridden],
 )
 def test_a_changed_method_of_a_trainer_of_preferences_is_seen(host, name, monkeypatch):
     monkeypatch.setattr(host, name, lambda self, everything: None)
@@ -214,12 +434,9 @@ def test_a_changed_method_of_a_trainer_of_preferences_is_seen(host, name, monkey
         assert compat.seam_differences(host) == [f"{host.__name__} does not define {name}"]
 
 
-def test_another_order_of_what_is_gathered_is_seen(monkeypatch):
-    original = inspect.getsource(sys.modules[DPOTrainer.__module__])
-    source, count = re.subn(r"gather\(margins\)", "gather(chosen_rewards)", original)
-    assert count > 0
-    monkeypatch.setattr(compat.inspect, "getsource", lambda module: source)
-    (found,) = compat.seam_differences(DPOTrainer)
-    assert found.startswith(
-        "_compute_loss gathers ('chosen_rewards', 'rejected_rewards', 'reward_accuracies', 'chosen_r"
-    )
+def test_another_order_of_what_is_gathered_is_seen(edit_source):
+    assert edit_source(DPOTrainer, r"gather\(margins\)", "gather(chosen_rewards)") > 0
+    found = compat.seam_differences(DPOTrainer)
+    gathered = "gathers ('chosen_rewards', 'rejected_rewards', 'reward_accuracies', 'chosen_rewards', "
+    assert found
+    assert all(gathered in one for one in found)

@@ -1,80 +1,53 @@
-"""The package's shape: imports point one way, few modules know the host, every public name is there and explained."""
+"""The package's shape: imports point one way, few files know the host, every public name is there and explained."""
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
+from types import FunctionType
 
 import pytest
+import trl
 
 import trl_dapo
 
 
 ROOT = Path(trl_dapo.__file__).parent
 
-# The only modules that know a trainer of TRL's; `compat` looks at one without subclassing it
-TRAINERS = {"trainer", "replay", "shaping", "grpo", "update", "passes", "dpo", "reward", "ppo"}
+# Lowest first: a module imports from its own folder and from those before it
+FOLDERS = ("qlora", "host", "packing", "reward_model", "dpo", "grpo", "dapo", "ppo", "arena", "demo", "cli")
 
-# What a leaf module may import besides the standard library: of other packages, and of this one
+# The only modules that define a trainer
+TRAINERS = {
+    "host.seams",
+    "grpo.trainer",
+    "dapo.trainer",
+    "ppo.trainer",
+    "dpo.trainer",
+    "reward_model.trainer",
+}
+
+# What a pure module may import besides the standard library: of other packages, and of this one
 LEAVES = {
-    "advantages": ({"torch"}, set()),
-    "critic": (
-        {"torch", "peft", "peft.utils.constants", "safetensors.torch", "transformers", "trl.trainer.utils"},
-        set(),
-    ),
-    "calibration": ({"torch"}, set()),
-    "checkpoints": (set(), set()),
-    "environments": (set(), set()),
-    "generation": ({"torch", "transformers", "transformers.cache_utils"}, set()),
-    "loading": ({"torch.utils.data"}, set()),
-    "loss": ({"torch"}, set()),
-    "metrics": ({"torch"}, {"sampling.groups"}),
-    "microbatch": (set(), set()),
-    "batch_rows": ({"torch", "trl.trainer.utils"}, {"microbatch"}),
-    "plain": ({"torch"}, set()),
-    "positions": ({"torch", "accelerate.utils", "transformers"}, set()),
-    "shared_prompts": ({"torch", "transformers"}, {"positions"}),
-    "preferences": ({"torch", "datasets"}, set()),
-    "promotion": (set(), set()),
-    "quantization": ({"torch"}, set()),
-    "token_weights": ({"torch"}, set()),
-    "window": ({"torch"}, {"batch_rows", "microbatch"}),
-    "rewards": (set(), set()),
-    "rewards.adapter": (
-        {"torch", "peft", "peft.utils.constants", "safetensors", "transformers", "trl.trainer.utils"},
-        {"microbatch"},
-    ),
-    "rewards.scores": ({"torch"}, {"advantages"}),
-    "rewards.columns": (set(), set()),
-    "rewards.failures": ({"torch"}, set()),
-    "rewards.loading": (
-        {
-            "torch",
-            "accelerate",
-            "peft",
-            "peft.utils.constants",
-            "safetensors",
-            "transformers",
-            "transformers.utils",
-        },
-        {"quantization"},
-    ),
-    "rewards.model": (
-        {"torch", "accelerate.logging", "transformers"},
-        {"microbatch", "rewards.loading", "rewards.statistics"},
-    ),
-    "rewards.overlong": ({"trl.rewards"}, set()),
-    "rewards.statistics": ({"torch"}, set()),
-    "sampling": (set(), set()),
-    "sampling.groups": ({"torch"}, set()),
-    "sampling.history": (set(), set()),
-    "sampling.prompts": ({"torch", "datasets"}, {"sampling.history"}),
-    "sampling.refill": ({"torch"}, set()),
-    "sampling.rollouts": ({"torch", "accelerate.utils"}, {"plain"}),
-    "sampling.candidates": ({"torch"}, {"sampling.groups", "sampling.rollouts"}),
+    "dapo.metrics": ({"torch"}, {"dapo.sampling.groups"}),
+    "dapo.sampling.candidates": ({"torch"}, {"dapo.sampling.groups", "dapo.sampling.rollouts"}),
+    "dapo.sampling.groups": ({"torch"}, set()),
+    "dapo.sampling.history": (set(), set()),
+    "dapo.sampling.prompts": ({"torch", "datasets"}, {"dapo.sampling.history"}),
+    "dapo.sampling.refill": ({"torch"}, set()),
+    "dapo.token_weights": ({"torch"}, set()),
+    "host.checkpoints": ({"safetensors"}, set()),
+    "host.plain": ({"numpy", "torch"}, set()),
+    "packing.bins": (set(), set()),
+    "ppo.estimation": ({"torch"}, set()),
+    "reward_model.calibration": ({"torch"}, set()),
+    "reward_model.statistics": ({"torch"}, set()),
 }
 
 
@@ -87,7 +60,6 @@ def _modules() -> dict[str, Path]:
 
 
 MODULES = _modules()  # by their name below `trl_dapo`; "" is the package itself
-PUBLIC = [name for name in MODULES if not any(part.startswith("_") for part in name.split("."))]
 
 
 @cache
@@ -95,17 +67,38 @@ def tree(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text())
 
 
+def walked(kind: type | tuple[type, ...]) -> Iterator[tuple[str, ast.AST]]:
+    """Every node of a kind, with its module."""
+    for module in MODULES:
+        yield from ((module, node) for node in ast.walk(tree(module)) if isinstance(node, kind))
+
+
+def place(module: str) -> str:
+    return str(MODULES[module].relative_to(ROOT))
+
+
+def assert_none(offenders: Iterable[str]) -> None:
+    """Fails with all offenders, one a line."""
+    listed = sorted(set(offenders))
+    assert not listed, f"{len(listed)} offenders:\n" + "\n".join(listed)
+
+
+# ------------------------------------------------------------------------------------------------------------- imports
+
+
 def _is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
 
-def _import_nodes(node: ast.AST):
+def import_nodes(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
     """All imports that can happen at run time, those inside functions included."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child
         elif not _is_type_checking(child):
-            yield from _import_nodes(child)
+            yield from import_nodes(child)
+        else:
+            yield from (found for branch in child.orelse for found in import_nodes(ast.Module([branch], [])))
 
 
 def _absolute(module: str, node: ast.ImportFrom) -> str:
@@ -122,7 +115,7 @@ def _absolute(module: str, node: ast.ImportFrom) -> str:
 def imported(module: str) -> frozenset[str]:
     """Full names of all modules that a module imports; `from package import module` counts as the module."""
     names = set()
-    for node in _import_nodes(tree(module)):
+    for node in import_nodes(tree(module)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
             continue
@@ -143,79 +136,70 @@ def foreign(module: str) -> set[str]:
     return {name for name in imported(module) if name.split(".")[0] not in {"trl_dapo", *sys.stdlib_module_names}}
 
 
-def within(module: str, package: str) -> bool:
-    return module == package or module.startswith(f"{package}.")
-
-
-# ------------------------------------------------------------------------------------------------------------- one way
+def floor(module: str) -> int:
+    return FOLDERS.index(module.split(".")[0])
 
 
 def test_the_walk_finds_imports_of_every_kind():
     # Guards the tests below: a walk that finds nothing agrees with everything
-    assert {"config", "sampling.groups", "replay"} <= own("trainer")
-    assert {"torch", "trl", "trl.trainer.utils", "accelerate.utils"} <= foreign("trainer")
-    assert "config" not in own("rewards.columns")  # for type checkers only
-    assert own("sampling.candidates") == {"sampling.groups", "sampling.rollouts"}
+    assert {"dapo.config", "host.compat"} <= own("dapo.trainer") | own("grpo.trainer")
+    assert {"torch", "trl", "accelerate.utils"} <= foreign("dapo.trainer")
+    assert "trl.trainer.grpo_trainer" in foreign("host.compat")  # inside a function
+    assert own("dapo.sampling.candidates") == {"dapo.sampling.groups", "dapo.sampling.rollouts"}
 
 
-def test_imports_point_one_way():
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import a.b", ["a.b"]),
+        ("def f():\n    from .b import c", ["b"]),
+        ("class C:\n    try:\n        import a\n    except ImportError:\n        import b", ["a", "b"]),
+        ("if TYPE_CHECKING:\n    import a", []),
+        ("if typing.TYPE_CHECKING:\n    import a\nelse:\n    import b", ["b"]),
+    ],
+)
+def test_an_import_counts_wherever_it_can_run(source, found):
+    nodes = list(import_nodes(ast.parse(source)))
+    assert [n.module if isinstance(n, ast.ImportFrom) else n.names[0].name for n in nodes] == found
+
+
+def test_the_top_level_holds_folders_alone():
+    entries = {path.name for path in ROOT.iterdir() if path.name != "__pycache__"}
+    assert entries == {"__init__.py", "py.typed", *FOLDERS}
+    assert all((ROOT / folder / "__init__.py").is_file() for folder in FOLDERS)
+
+
+def test_no_import_points_to_a_later_folder():
+    assert_none(
+        f"{place(module)} imports {name}"
+        for module in MODULES.keys() - {""}
+        for name in own(module) - {""}
+        if floor(name) > floor(module)
+    )
+
+
+def test_no_modules_import_each_other():
     # Raises CycleError, which names the cycle
     order = list(TopologicalSorter({module: own(module) - {""} for module in MODULES}).static_order())
-    assert order.index("sampling.groups") < order.index("metrics") < order.index("trainer")
-    assert order.index("config") < order.index("planning") < order.index("trainer")
+    assert order.index("dapo.sampling.groups") < order.index("dapo.metrics") < order.index("dapo.trainer")
 
 
-@pytest.mark.parametrize("module", sorted(LEAVES))
-def test_a_leaf_imports_what_a_leaf_may(module):
-    others, ours = LEAVES[module]
-    assert foreign(module) <= others
-    assert own(module) <= ours
+def test_pure_modules_import_what_a_pure_module_may():
+    assert_none(
+        f"{place(module)} imports {name}"
+        for module, (others, ours) in LEAVES.items()
+        for name in (foreign(module) - others) | (own(module) - ours)
+    )
 
 
-@pytest.mark.parametrize("module", sorted(name for name in MODULES if within(name, "sampling")))
-def test_sampling_knows_neither_trainer_nor_config(module):
-    assert not {name.split(".")[0] for name in foreign(module)} & {"trl", "transformers", "peft"}
-    assert all(within(name, "sampling") for name in own(module) - {"plain"})
-
-
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_only_trainers_subclass_a_trainer(module):
-    bases = [
-        ast.unparse(base) for node in ast.walk(tree(module)) if isinstance(node, ast.ClassDef) for base in node.bases
-    ]
-    hosts = [base for base in bases if base.split(".")[-1].endswith("Trainer")]
-    assert module in TRAINERS or not hosts
-
-
-def test_one_line_of_trainers_leads_from_trls_to_ours():
-    line = [cls.__module__.removeprefix("trl_dapo.") for cls in trl_dapo.DAPOTrainer.__mro__]
-    assert line[:6] == ["trainer", "replay", "shaping", "grpo", "update", "passes"]
-    assert line[6] == "trl.trainer.grpo_trainer"
-    assert all(len(cls.__bases__) == 1 for cls in trl_dapo.DAPOTrainer.__mro__[:6])
-    assert trl_dapo.PPOTrainer.__bases__ == (trl_dapo.GRPOTrainer,)
-
-
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_nothing_imports_the_command_line(module):
-    if not within(module, "cli"):
-        assert not any(within(name, "cli") for name in own(module))
-
-
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_only_the_command_line_imports_the_ablation(module):
-    if not within(module, "cli") and not within(module, "ablation"):
-        assert not any(within(name, "ablation") for name in own(module))
-
-
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_nothing_imports_the_tests(module):
-    assert not {name.split(".")[0] for name in imported(module)} & {
-        "tests",
-        "tiny",
-        "training",
-        "pytest",
-        "hypothesis",
-    }
+def test_nothing_imports_the_tests():
+    tests = {path.stem for path in Path(__file__).parent.glob("*.py")} | {"tests", "reference", "pytest", "hypothesis"}
+    assert_none(
+        f"{place(module)} imports {name}"
+        for module in MODULES
+        for name in imported(module)
+        if name.split(".")[0] in tests
+    )
 
 
 def test_importing_the_package_does_not_import_torch():
@@ -226,22 +210,162 @@ def test_importing_the_package_does_not_import_torch():
     assert not {"torch", "transformers", "trl", "datasets", "accelerate", "numpy"} & set(loaded)
 
 
+# ------------------------------------------------------------------------------------------------------------ the host
+
+
+def host_names() -> set[str]:
+    """The private names of TRL, transformers and accelerate that tables in `host/` list, for `compat` to check."""
+    nodes = [node for module in MODULES if module.startswith("host.") for node in tree(module).body]
+    tables = [node.value for node in nodes if isinstance(node, ast.Assign | ast.AnnAssign) and node.value]
+    strings = [node.value for table in tables for node in ast.walk(table) if isinstance(node, ast.Constant)]
+    return {name for name in strings if isinstance(name, str) and re.fullmatch(r"_[a-z]\w*", name)}
+
+
+def test_the_tables_of_the_hosts_private_names_are_found():
+    assert {"_metrics", "_buffered_inputs", "_generate", "_get_per_token_logps_and_entropies"} <= host_names()
+
+
+def _may_know_the_host(module: str) -> bool:
+    return module.split(".")[0] == "host" or module.split(".")[-1] == "trainer"
+
+
+def _own_names(module: str) -> set[str]:
+    """Names that a module gives its own functions, and what its classes that derive from none have."""
+    functions = {node.name for node in tree(module).body if isinstance(node, ast.FunctionDef)}
+    classes = [node for node in tree(module).body if isinstance(node, ast.ClassDef) and not node.bases]
+    stored = {
+        node.attr
+        for one in classes
+        for node in ast.walk(one)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self"
+    }
+    return functions.union(stored, *(made(node) for node in classes))
+
+
+def test_private_names_of_the_host_are_touched_in_host_and_in_trainers_alone():
+    names = host_names()
+    spelled = {ast.Attribute: "attr", ast.FunctionDef: "name", ast.Constant: "value"}
+    assert_none(
+        f"{place(module)}:{node.lineno} {name}"
+        for module, node in walked(tuple(spelled))
+        if isinstance(name := getattr(node, spelled[type(node)]), str) and name in names - _own_names(module)
+        if not _may_know_the_host(module)
+    )
+
+
+def _last_part(base: ast.expr) -> str:
+    return ast.unparse(base.value if isinstance(base, ast.Subscript) else base).split(".")[-1]
+
+
+def trainers() -> dict[str, str]:
+    """Module of every class here that is a trainer, by its name: TRL's end in `Trainer`, and ours derive from them."""
+    classes = {(module, node.name): {_last_part(base) for base in node.bases} for module, node in walked(ast.ClassDef)}
+    found: dict[str, str] = {}
+    while more := {
+        name: module
+        for (module, name), bases in classes.items()
+        if name not in found and any(base.endswith("Trainer") or base in found for base in bases)
+    }:
+        found |= more
+    return found
+
+
+def test_trainers_are_defined_where_one_looks_for_them():
+    assert_none(f"{place(module)}: {name}" for name, module in trainers().items() if module not in TRAINERS)
+    assert set(trainers().values()) == TRAINERS
+
+
+def test_one_layer_leads_from_trls_trainer_to_ours():
+    line = [cls.__module__.removeprefix("trl_dapo.") for cls in trl_dapo.DAPOTrainer.__mro__]
+    # What saves and loads is the same for the trainers of preferences, so it is a class of its own beside the host
+    assert line[:4] == ["dapo.trainer", "grpo.trainer", "host.seams", "host.checkpoint_seams"]
+    assert line[4] == "trl.trainer.grpo_trainer"
+    assert trl_dapo.DAPOTrainer.__bases__ == trl_dapo.PPOTrainer.__bases__ == (trl_dapo.GRPOTrainer,)
+    assert [len(cls.__bases__) for cls in trl_dapo.DAPOTrainer.__mro__[:3]] == [1, 1, 2]
+
+
+def overrides() -> list[tuple[str, str]]:
+    """Every method of TRL's trainer that a class of the online trainers has too, with the class."""
+    classes = dict.fromkeys([*trl_dapo.DAPOTrainer.__mro__, *trl_dapo.PPOTrainer.__mro__])
+    return [
+        (name, cls.__name__)
+        for cls in classes
+        if cls.__module__.startswith("trl_dapo.")
+        for name, value in vars(cls).items()
+        if isinstance(value, FunctionType | property | classmethod | staticmethod) and hasattr(trl.GRPOTrainer, name)
+    ]
+
+
+def test_few_methods_of_the_host_are_overridden_and_none_often():
+    assert {name for name, _ in overrides()} >= {"__init__", "_generate", "training_step"}
+    by_name = {name: [cls for other, cls in overrides() if other == name] for name, _ in overrides()}
+    assert_none(
+        f"{name} of {', '.join(classes)}"
+        for name, classes in by_name.items()
+        if name != "__init__" and len(classes) > 2
+    )
+    # 20 for passes and parts; `_run_epoch`, `_load_from_checkpoint` and `_load_best_model` for what a load leaves out
+    assert len(overrides()) <= 24, "\n".join(f"{cls}.{name}" for name, cls in overrides())
+
+
+def made(node: ast.ClassDef) -> set[str]:
+    """Names that a class brings: its methods, its class attributes, and what `__init__` assigns on `self`."""
+    names = set()
+    for child in node.body:
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(child.name)
+        elif isinstance(child, ast.Assign | ast.AnnAssign):
+            targets = child.targets if isinstance(child, ast.Assign) else [child.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+        if isinstance(child, ast.FunctionDef) and child.name == "__init__":
+            stored = [n for n in ast.walk(child) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)]
+            names |= {n.attr for n in stored if ast.unparse(n.value) == "self"}
+    return names
+
+
+def used(node: ast.ClassDef) -> dict[str, int]:
+    """Private names that a class reads, calls or writes on itself, each with a line."""
+    return {
+        child.attr: child.lineno
+        for child in ast.walk(node)
+        if isinstance(child, ast.Attribute)
+        and re.fullmatch(r"_[a-z]\w*", child.attr)
+        and ast.unparse(child.value) in ("self", "cls", "super()")
+    }
+
+
+def test_no_class_uses_a_private_name_from_above_its_parent():
+    # A name of the host is listed in `host/`; every other belongs to the class itself or to the one it derives from
+    classes = {node.name: node for _, node in walked(ast.ClassDef)}
+    strangers = []
+    for module, node in walked(ast.ClassDef):
+        bases = [_last_part(base) for base in node.bases]
+        if not bases or any(base not in classes and not base.endswith("Trainer") for base in bases):
+            continue  # it has no parent, or one whose names are not written here
+        known = host_names().union(made(node), *(made(classes[base]) for base in bases if base in classes))
+        strangers += [
+            f"{place(module)}:{line} {node.name} uses {name}" for name, line in used(node).items() if name not in known
+        ]
+    assert_none(strangers)
+
+
 # -------------------------------------------------------------------------------------------------------- public names
 
-
-@pytest.mark.parametrize("module", sorted(PUBLIC))
-def test_every_public_module_says_what_is_in_it(module):
-    assert ast.get_docstring(tree(module))
+PUBLIC = [name for name in MODULES if not any(part.startswith("_") for part in name.split("."))]
 
 
-@pytest.mark.parametrize("module", sorted(PUBLIC))
-def test_every_public_function_and_class_has_a_docstring(module):
-    named = [
-        node for node in tree(module).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-    ]
-    missing = [node.name for node in named if not node.name.startswith("_") and not ast.get_docstring(node)]
-    # Hooks of the language: their names are their documentation
-    assert [name for name in missing if not name.startswith("__")] == []
+def test_every_public_module_says_what_is_in_it():
+    assert_none(place(module) for module in PUBLIC if not ast.get_docstring(tree(module)))
+
+
+def test_every_public_function_and_class_has_a_docstring():
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    named = [(module, node) for module in PUBLIC for node in tree(module).body if isinstance(node, kinds)]
+    assert_none(
+        f"{place(module)}:{node.lineno} {node.name}"
+        for module, node in named
+        if not node.name.startswith("_") and not ast.get_docstring(node)
+    )
 
 
 def _declares_all(module: str) -> bool:
@@ -249,11 +373,13 @@ def _declares_all(module: str) -> bool:
     return any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets)
 
 
-@pytest.mark.parametrize("module", sorted(name for name in PUBLIC if _declares_all(name)))
-def test_every_name_in_all_resolves(module):
-    loaded = importlib.import_module(f"trl_dapo.{module}".rstrip("."))
-    assert [name for name in loaded.__all__ if not hasattr(loaded, name)] == []
-    assert len(set(loaded.__all__)) == len(loaded.__all__)
+def test_every_name_in_all_resolves():
+    wrong = []
+    for module in filter(_declares_all, PUBLIC):
+        loaded = importlib.import_module(f"trl_dapo.{module}".rstrip("."))
+        wrong += [f"{module}.{name} is missing" for name in loaded.__all__ if not hasattr(loaded, name)]
+        wrong += [f"{module}.{name} is listed twice" for name, n in Counter(loaded.__all__).items() if n > 1]
+    assert_none(wrong)
 
 
 def test_the_package_lists_its_names():

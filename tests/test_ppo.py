@@ -557,9 +557,10 @@ def test_the_critic_can_have_a_lora_of_its_own(tmp_path):
     trainer.train()
 
 
-def test_rewards_of_a_row_that_is_not_finite_name_it(tmp_path):
+def test_a_reward_that_is_no_number_names_the_function_and_the_row(tmp_path):
     def broken(completion_ids, **kwargs):
-        return ["a lot"] * len(completion_ids)
+        return [1.0, "a lot", *[0.0] * (len(completion_ids) - 2)]
 
-    with pytest.raises(Exception, match="broken"):
+    message = r"reward function 'broken' returned 'a lot' \(of type str\) for row 1 of rows 0 to \d+, which is neither"
+    with pytest.raises(ValueError, match=message):
         ppo_trainer(tmp_path, reward_funcs=[parity_reward, broken]).train()

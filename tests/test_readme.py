@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny import parity_reward, plain_dataset, tiny_model, tiny_tokenizer
+from tiny import conversational_dataset, save_tiny_model, tiny_tokenizer
 from trl_dapo import DAPOConfig, DAPOTrainer
 from trl_dapo.cli.demo import make_parser
 
@@ -19,26 +19,42 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
-def test_first_example_is_a_training_script(tmp_path, monkeypatch):
-    # The hub is not at hand: the same script, with the model and the data in its variables replaced
-    script = blocks(README, "python")[0]
-    compile(script, "README.md", "exec")
-    assert "DAPOTrainer(" in script
-    assert "GRPOTrainer" not in re.sub(r"#.*", "", script)
-    config = DAPOConfig(
-        str(tmp_path), use_cpu=True, bf16=False, gradient_checkpointing=False, max_completion_length=8, max_steps=1,
-        num_generations=4, report_to="none", dataloader_pin_memory=False, save_strategy="no",
-    )  # fmt: skip
-    tokenizer = tiny_tokenizer()
-    trainer = DAPOTrainer(
-        model=tiny_model(tokenizer),
-        reward_funcs=parity_reward,
-        args=config,
-        train_dataset=plain_dataset(32),
-        processing_class=tokenizer,
-    )
-    trainer.train()
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A folder to work in where the hub's names that the README uses are paths: a tiny model, and a few problems."""
+    save_tiny_model(tmp_path / "Qwen" / "Qwen2.5-0.5B-Instruct", tiny_tokenizer())
+    problems = conversational_dataset(32).rename_column("answer", "solution")
+    problems.to_json(tmp_path / "trl-lib" / "DeepMath-103K" / "train.jsonl")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Makes every `DAPOConfig` one of a single small step on the CPU, after its fields were read."""
+    host = DAPOConfig.__post_init__
+    size = {"use_cpu": True, "bf16": False, "max_steps": 1, "max_completion_length": 8, "soft_punish_cache": 4}
+    size |= {"per_device_train_batch_size": 4, "num_generations": 4, "gradient_accumulation_steps": 1}
+    size |= {"report_to": "none", "dataloader_pin_memory": False, "gradient_checkpointing": False}
+
+    def post_init(self):
+        vars(self).update(size)
+        host(self)
+
+    monkeypatch.setattr(DAPOConfig, "__post_init__", post_init)
+
+
+def test_python_blocks_run_one_after_the_other(hub, small):
+    # Nothing is replaced in the text, so that what a reader would copy is what runs
+    first, *others = blocks(README, "python")
+    names = {}
+    exec(compile(first, "README.md", "exec"), names)
+    trainer = names["trainer"]
+    assert type(trainer) is DAPOTrainer
     assert trainer.state.global_step == 1
+    assert trainer.reward_func_names[0] == "accuracy_reward"
+    for script in others:
+        exec(compile(script, "README.md", "exec"), names)
 
 
 def test_commands_of_make_exist():

@@ -1,7 +1,6 @@
 """Dynamic sampling in the trainer, on rollouts whose degenerate groups are known beforehand."""
 
 import inspect
-import itertools
 import logging
 
 import pandas as pd
@@ -37,11 +36,11 @@ def test_trained_batch_is_full_and_informative(tmp_path):
 
 
 def test_refills_are_prompts_that_the_batch_does_not_hold(tmp_path):
-    # The dataloader of TRL would serve the same batch again
-    _, _, calls = run(tmp_path, max_steps=4)
-    assert len(calls) > 2
-    first = list(itertools.takewhile(lambda call: call is not calls[-1], calls))
-    seen = [prompt for call in first for prompt in groups_of(call)]
+    # With 4 micro-steps per generation, the dataloader of TRL yields each batch 4 times
+    fields = {"updates_per_rollout": 4, "per_device_train_batch_size": 4, "max_steps": 8}
+    _, rollouts, calls = run(tmp_path, **fields)
+    assert len(rollouts) == 2 < len(calls)
+    seen = [prompt for call in calls for prompt in groups_of(call)]
     assert len(seen) == len(set(seen))
 
 

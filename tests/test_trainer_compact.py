@@ -3,7 +3,7 @@
 import pytest
 import torch
 import trl.trainer.utils
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from tiny import (
     conversational_dataset,
@@ -387,13 +387,41 @@ def test_evaluation_is_the_hosts(tmp_path):
     assert logged[0] == logged[1]
 
 
-def test_the_step_time_has_the_generation_and_every_pass_in_it(tmp_path):
-    run = go(tmp_path, True, fields={"max_tokens_per_microbatch": 35})
-    for log in run.logs:
-        assert log["step_time"] == pytest.approx(
-            log["dapo/update_seconds"] + log.get("dapo/generation_seconds", 0), abs=1
-        )
-        assert log["step_time"] >= 0.9 * log["dapo/update_seconds"]
+class Clock(TrainerCallback):
+    """A clock that stands still but for what is counted, and notes how far each optimizer step moved it."""
+
+    def __init__(self):
+        self.now, self.steps = 0.0, []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.began = self.now
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps.append(self.now - self.began)
+
+    def advance(self, seconds):
+        self.now += seconds
+
+
+@pytest.mark.parametrize("limit", [35, None])
+def test_the_step_time_has_the_generation_and_every_pass_in_it(tmp_path, monkeypatch, limit):
+    clock, script = Clock(), scripted_rollout(even)
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now)
+
+    def rollout(prompts, trainer):
+        clock.advance(1000)
+        return script(prompts, trainer)
+
+    def count_passes(trainer):
+        trainer.model.base_model.register_forward_pre_hook(lambda *_: clock.advance(1))
+
+    fields = {"max_tokens_per_microbatch": limit}
+    run = go(tmp_path, True, prepare=count_passes, rollout_func=rollout, callbacks=[clock], fields=fields)
+    assert [log["step_time"] for log in run.logs] == clock.steps
+    # 3 rollouts in 5 updates, of two or more rounds of 1000 s each; no update is without a pass
+    assert [seconds >= 2000 for seconds in clock.steps] == [True, False, True, False, True]
+    assert sum(clock.steps) // 1000 == len(script.calls)
+    assert min(clock.steps) > 0
 
 
 # ------------------------------------------------------------------------------------------------------ passed through

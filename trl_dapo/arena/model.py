@@ -43,7 +43,7 @@ def build_model(seed: int = 0) -> LlamaForCausalLM:
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
     # Trainers name runs after the model; without a name they fail or print an empty one
-    model.config._name_or_path = "arena"
+    model.config.name_or_path = "arena"
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
     )
@@ -71,7 +71,7 @@ def load_reward_start(seed: int = 0) -> tuple[LlamaForSequenceClassification, Pr
     """
     policy, tokenizer = load_warm_start()
     config = LlamaConfig.from_dict({**policy.config.to_dict(), "num_labels": 1})
-    config._name_or_path = "arena"
+    config.name_or_path = "arena"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForSequenceClassification(config)

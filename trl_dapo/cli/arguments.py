@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn, cast
 
-import torch
 from transformers import TrainingArguments
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
+
+from trl_dapo.host.planned_config import planned
 
 from .arena_defaults import fill_in, is_arena_run
 from .config_file import read_config_file
@@ -62,7 +63,7 @@ class CommandParser(TrlParser):
         """Makes the parser construct configs for that many processes, none of which is this one."""
         self.processes = processes
         kinds = [
-            _planned(kind, processes) if issubclass(cast(type, kind), TrainingArguments) else kind
+            planned(kind, processes) if issubclass(cast(type, kind), TrainingArguments) else kind
             for kind in self.dataclass_types
         ]
         self.dataclass_types = cast(list, kinds)
@@ -162,20 +163,3 @@ def _check_type(action: argparse.Action, value: Any) -> None:
     if action.choices is not None and value is not None and value not in action.choices:
         quotes = " YAML reads a bare no as false: write it in quotes." if value is False else ""
         raise UsageError(f"{action.dest}: {value!r} in the config file is none of {list(action.choices)}.{quotes}")
-
-
-def _planned(kind: Any, processes: int) -> type[TrainingArguments]:
-    class PlannedConfig(kind):
-        """A config for processes that have not started yet."""
-
-        @property
-        def world_size(self) -> int:
-            return processes
-
-        @property
-        def _setup_devices(self) -> torch.device:
-            # The process that launches must not take memory on the device that the run needs
-            self.distributed_state, self._n_gpu = None, 1
-            return torch.device("cpu")
-
-    return PlannedConfig

@@ -11,6 +11,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl_dapo.grpo.config import GRPOConfig
 from trl_dapo.host.checkpoints import choose, read_state
 from trl_dapo.host.preference_rows import checked_preferences
+from trl_dapo.host.unfinished import only_unfinished
 from trl_dapo.reward_model.config import RewardConfig
 from trl_dapo.reward_model.function import RewardModelFunction
 
@@ -87,7 +88,7 @@ def check_reward_model(name: str) -> None:
 def whole_checkpoint(args: GRPOConfig) -> str | bool | None:
     """Returns what [`asked_checkpoint`] returns, after checking that the checkpoint is whole and written by us."""
     asked = asked_checkpoint(args)
-    if asked:
+    if asked and not (asked is True and only_unfinished(Path(str(args.output_dir)))):
         try:
             read_state(choose(str(get_last_checkpoint(args.output_dir) if asked is True else asked))[0])
         except ValueError as error:
@@ -102,7 +103,8 @@ def asked_checkpoint(args: TrainingArguments) -> str | bool | None:
         # The command line gives text
         asked = asked.lower() == "true"
     if asked is True:
-        if not Path(str(args.output_dir)).is_dir() or get_last_checkpoint(str(args.output_dir)) is None:
+        folder = Path(str(args.output_dir))
+        if not folder.is_dir() or not (get_last_checkpoint(str(folder)) or only_unfinished(folder)):
             raise UsageError(f"resume_from_checkpoint=True: there is no checkpoint in output_dir={args.output_dir}.")
     elif asked and not Path(asked).is_dir():
         raise UsageError(f"resume_from_checkpoint={asked}: there is no such folder.")

@@ -108,6 +108,7 @@ class DAPOTrainer(GRPOTrainer):
         self, model, reward_funcs=None, args=None, train_dataset=None, *rest, token_importance_func=None, **kwargs
     ) -> None:
         self._token_importance_func = token_importance_func
+        self._step_started = 0.0
         self._rollout_seconds = 0.0
         self._update_seconds = 0.0
         self.tally = Tally()

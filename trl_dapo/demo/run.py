@@ -25,6 +25,7 @@ from trl_dapo.arena.settings import (
 )
 from trl_dapo.dapo.config import DAPOConfig
 from trl_dapo.dapo.trainer import DAPOTrainer
+from trl_dapo.host.state import HostState
 
 
 DEMO_FIELDS: dict[str, Any] = {
@@ -204,6 +205,6 @@ class _Watcher(TrainerCallback):
         return held_out_score(self.trainer.model, self.trainer.processing_class, prompts=90, samples=4).accuracy
 
     def _example(self, reward: float) -> Example | None:
-        logs: dict[str, Any] = self.trainer._logs
+        logs = HostState(self.trainer).completions_table
         rows = zip(logs["prompt"], logs["completion"], logs["rewards"]["arena_accuracy"], strict=True)
         return next((Example(prompt, completion) for prompt, completion, value in rows if value == reward), None)

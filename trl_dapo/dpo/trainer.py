@@ -18,9 +18,10 @@ from trl import DPOConfig as HostConfig
 from trl import DPOTrainer as HostTrainer
 
 from ..host.adapter_start import from_adapter_folder
+from ..host.checkpoint_seams import CheckpointSeams
 from ..host.compat import DPO_GATHERED, check_host
 from ..host.new_weights import refuse_new, watching_loads
-from ..host.output_folders import OutputFolders, check_output_folder, folders_of
+from ..host.output_folders import check_output_folder, folders_of
 from ..host.preference_rows import check_token_ids, checked_preferences, first_row, report_lengths
 from ..host.promotion import promoted
 from ..host.settings import DPO_RULES, check_settings
@@ -32,7 +33,7 @@ from .config import DPOConfig
 SMALL_ADVANTAGE = 0.05
 
 
-class DPOTrainer(OutputFolders, HostTrainer):
+class DPOTrainer(CheckpointSeams, HostTrainer):
     """
     [`~trl.DPOTrainer`] that can train without a reference, and logs how much its pairs can still teach.
 

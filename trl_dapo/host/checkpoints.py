@@ -5,6 +5,9 @@ Only file lengths, headers and JSON are read, never a tensor. A save removes an 
 writes the new one last. A folder is therefore whole if that file is there, every other file has its full length, and
 no file is missing that the others call for.
 
+Checkpoints of the online trainers have a state file of this package, [`STATE_FILE`]. Those of the trainers of
+preferences (`online=False`) have what transformers writes and nothing else.
+
 Subfolders, in which FSDP and DeepSpeed keep their shards, are not looked into. All processes must write into the same
 folder.
 """
@@ -22,11 +25,14 @@ from safetensors import SafetensorError, safe_open
 
 STATE_FILE = "dapo_state.json"
 STATE_VERSION = 3
+# The folder below a checkpoint with a reference model that has moved
+REFERENCE_FOLDER = "reference"
 
 _TRAINER_STATE = "trainer_state.json"
 _INDEX = ".index.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _NUMBERED_SHARD = re.compile(r"-\d+-of-\d+\.")
+_RNG_OF_PROCESS = re.compile(r"rng_state_(\d+)\.pth")
 
 
 def rank_file(index: int | str) -> str:
@@ -34,25 +40,25 @@ def rank_file(index: int | str) -> str:
     return f"dapo_rank_{index}.pt"
 
 
-def damage(folder: Path) -> str | None:
+def damage(folder: Path, online: bool = True) -> str | None:
     """
     Returns why a run cannot resume from a folder, such as "optimizer.pt is cut short", or `None` if it is whole.
 
     Optimizer, scheduler and RNG states, which `save_only_model` leaves out, count as missing only if some of them are
     there.
     """
-    for name in (STATE_FILE, _TRAINER_STATE):
+    for name in (STATE_FILE, _TRAINER_STATE) if online else (_TRAINER_STATE,):
         if not (folder / name).is_file():
             return f"{name} is missing"
     # A dangling link is no file, so it counts as missing
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    for path in files:
+    for path in [*files, *sorted((folder / REFERENCE_FOLDER).glob("*"))]:
         if found := _file_damage(path):
-            return f"{path.name} {found}"
-    processes = _json(folder / STATE_FILE).get("processes")
+            return f"{path.relative_to(folder)} {found}"
+    processes = _json(folder / STATE_FILE).get("processes") if online else _processes({path.name for path in files})
     if not isinstance(processes, int):
         return f"{STATE_FILE} names no number of processes"
-    missing = next(_missing(folder, {path.name for path in files}, processes), None)
+    missing = next(_missing(folder, {path.name for path in files}, processes, online), None)
     return None if missing is None else f"{missing} is missing"
 
 
@@ -107,7 +113,21 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
     os.replace(temporary, folder / STATE_FILE)
 
 
-def choose(requested: str | Path) -> tuple[Path, list[str]]:
+def is_finished(folder: Path) -> bool:
+    """Returns whether a checkpoint was ever written to its end; what was damaged later was."""
+    path = folder / _TRAINER_STATE
+    return path.is_file() and _file_damage(path) is None
+
+
+def numbered(output_dir: Path) -> list[Path]:
+    """Returns the folders `checkpoint-<number>` in a folder, from the highest number down."""
+    if not output_dir.is_dir():
+        return []
+    found = {path: number for path in output_dir.iterdir() if (number := _number(path)) is not None}
+    return sorted(found, key=lambda path: found[path], reverse=True)
+
+
+def choose(requested: str | Path, online: bool = True) -> tuple[Path, list[str]]:
     """
     Returns the folder to resume from, and, if that is not the requested one, lines that say why.
 
@@ -122,14 +142,14 @@ def choose(requested: str | Path) -> tuple[Path, list[str]]:
     folder = Path(requested)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no checkpoint folder {folder}.")
-    found = damage(folder)
+    found = damage(folder, online)
     if found is None:
         return folder, []
-    if not (folder / STATE_FILE).is_file() and (folder / _TRAINER_STATE).is_file():
+    if online and not (folder / STATE_FILE).is_file() and (folder / _TRAINER_STATE).is_file():
         read_state(folder)  # raises
     # Resolved, because `.` and a link to the latest checkpoint have neither a number nor neighbours
     resolved = folder.resolve()
-    older, damages = _newest_whole(resolved.parent, below=_number(resolved) or 0)
+    older, damages = _newest_whole(resolved.parent, _number(resolved) or 0, online)
     if older is None:
         raise ValueError(
             f"{folder} is not whole ({found}), and there is no whole checkpoint-<number> with a lower number beside "
@@ -145,11 +165,12 @@ def _number(folder: Path) -> int | None:
     return int(match[1]) if match and folder.is_dir() else None
 
 
-def _newest_whole(output_dir: Path, below: int) -> tuple[Path | None, dict[str, str]]:
-    numbered = [(_number(path), path) for path in output_dir.iterdir()]
+def _newest_whole(output_dir: Path, below: int, online: bool) -> tuple[Path | None, dict[str, str]]:
     damages: dict[str, str] = {}
-    for _, folder in sorted(((n, path) for n, path in numbered if n is not None and n < below), reverse=True):
-        found = damage(folder)
+    for folder in numbered(output_dir):
+        if int(_number(folder) or 0) >= below:
+            continue
+        found = damage(folder, online)
         if found is None:
             return folder, damages
         damages[folder.name] = found
@@ -195,11 +216,12 @@ def _safetensors_damage(path: Path) -> str | None:
         return f"is cut short or damaged ({str(error).removeprefix('Error while deserializing header: ')})"
 
 
-def _missing(folder: Path, names: set[str], processes: int) -> Iterator[str]:
+def _missing(folder: Path, names: set[str], processes: int, online: bool) -> Iterator[str]:
     """Files that are missing, although the state or another file shows that they were saved."""
-    sub_folders = any(path.is_dir() for path in folder.iterdir())
+    sub_folders = any(path.is_dir() and path.name != REFERENCE_FOLDER for path in folder.iterdir())
     ranks = range(processes)
-    yield from (rank_file(index) for index in ranks if rank_file(index) not in names)
+    if online:
+        yield from (rank_file(index) for index in ranks if rank_file(index) not in names)
 
     # Without an optimizer file the host resumes with a fresh optimizer, and does not say so
     if any(name.startswith(("optimizer", "scheduler.", "rng_state")) for name in names):
@@ -211,6 +233,11 @@ def _missing(folder: Path, names: set[str], processes: int) -> Iterator[str]:
             yield "optimizer.pt"
 
     yield from _missing_weights(folder, names, sub_folders)
+
+
+def _processes(names: set[str]) -> int:
+    """How many processes wrote a checkpoint that does not say so, by the files of random numbers that are there."""
+    return 1 + max((int(match[1]) for name in names if (match := _RNG_OF_PROCESS.fullmatch(name))), default=0)
 
 
 def _missing_weights(folder: Path, names: set[str], sub_folders: bool) -> Iterator[str]:

@@ -1,263 +1,195 @@
 """
-Which TRL this is, and whether the parts of it that we build on are the ones we know.
+Checks that the installed TRL, transformers, accelerate, datasets and peft are ones that this package works with.
 
-The package overrides, calls and replaces private methods of TRL's trainers, its seams, and TRL promises none of
-them. Here they are written down, read off the class and its source and never off an instance: no model, no trainer.
-The invariant: a release that passes [`check_host`] differs from the tested ones only in what is not listed here.
+First their versions, then every name in `host_names`: TRL promises none of its private methods, so a release may
+change one without notice. All is read from classes and their source; no model is loaded and no trainer is built.
 """
 
 import ast
 import inspect
 import sys
+from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from .host_names import (
+    DATALOADER_KEYWORDS,
+    DPO_GATHERED,
+    FIRST_RELEASE,
+    INHERITED,
+    OTHER_CLASSES,
+    RETURNED,
+    SCORING_CALLS,
+    TESTED,
+    TRAINERS,
+    UNPACKED,
+    Names,
+)
 
 
 __all__ = ["SUPPORTED_TRL", "check_host", "seam_differences"]
 
-SUPPORTED_TRL = ">=1.12,<1.17"
-TESTED_TRL = "1.16.0"
-
-# The first release whose trainer has `eos_token_ids`, the end tokens of the model and of the tokenizer
-SEVERAL_END_TOKENS_SINCE = "1.13.0"
-
-# Methods that a subclass overrides, hence exact parameter names, in order.
-OVERRIDDEN = {
-    "__init__": (
-        "self",
-        "model",
-        "reward_funcs",
-        "args",
-        "train_dataset",
-        "eval_dataset",
-        "processing_class",
-        "reward_processing_classes",
-        "callbacks",
-        "optimizers",
-        "quantization_config",
-        "peft_config",
-        "tools",
-        "rollout_func",
-        "environment_factory",
-    ),
-    "_generate": ("self", "prompts"),
-    "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
-    "_generate_and_score_completions": ("self", "inputs"),
-    "_prepare_inputs": ("self", "generation_batch"),
-    "_compute_loss": ("self", "model", "inputs"),
-    "training_step": ("self", "model", "inputs", "num_items_in_batch"),
-    "log": ("self", "logs", "start_time"),
-    "_save_checkpoint": ("self", "model", "trial"),
-    "_load_optimizer_and_scheduler": ("self", "checkpoint"),
-    "_get_train_sampler": ("self", "dataset"),
-    "get_train_dataloader": ("self",),
-}
-
-# Methods that are called or stubbed, hence only the arguments that must be accepted: positional, then by keyword.
-# TRL 1.14 spells this one `(model, *args, batch_size, compute_aux_loss, **kwargs)`.
-CALLED = {
-    "_get_per_token_logps_and_entropies": (
-        ("self", "model", "input_ids", "attention_mask", "logits_to_keep"),
-        ("batch_size", "compute_entropy", "compute_aux_loss"),
-    ),
-}
-
-# The names that a method's `return` gives, in order.
-RETURNED = {
-    "_generate": (
-        "prompt_ids",
-        "completion_ids",
-        "tool_mask",
-        "completions",
-        "logprobs",
-        "extra_fields",
-        "images",
-        "tool_images",
-    ),
-}
-
-# How many values every caller takes apart, which is what a replacement has to return.
-UNPACKED = {"_generate": 8, "_get_per_token_logps_and_entropies": 3}
-
-# What one scoring pass calls, in order and once each: a replayed batch passes through both.
-SCORING_CALLS = ("_generate", "_calculate_rewards")
-
-ATTRIBUTES = (
-    "_buffered_inputs",
-    "_current_train_step_time",
-    "_environment_pool",
-    "_logs",
-    "_metrics",
-    "_pending_extra_logs",
-    "_pending_metrics",
-    "_step",
-    "aux_loss_enabled",
-    "beta",
-    "environments",
-    "loss_type",
-    "pad_to_multiple_of",
-    "reward_func_names",
-    "reward_funcs",
-    "reward_processing_classes",
-    "reward_weights",
-    "use_vllm",
-    "vllm_generation",
-)
-
-# The same of the trainers that learn from preferences, by the name of their host
-PREFERENCE_OVERRIDDEN = {
-    "RewardTrainer": {
-        "__init__": (
-            "self",
-            "model",
-            "args",
-            "data_collator",
-            "train_dataset",
-            "eval_dataset",
-            "processing_class",
-            "compute_metrics",
-            "callbacks",
-            "optimizers",
-            "optimizer_cls_and_kwargs",
-            "preprocess_logits_for_metrics",
-            "quantization_config",
-            "peft_config",
-        ),
-        "_prepare_dataset": ("self", "dataset", "processing_class", "args", "dataset_name"),
-        "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
-        "log": ("self", "logs", "start_time"),
-    },
-    "DPOTrainer": {
-        "__init__": (
-            "self",
-            "model",
-            "ref_model",
-            "args",
-            "data_collator",
-            "train_dataset",
-            "eval_dataset",
-            "processing_class",
-            "compute_metrics",
-            "callbacks",
-            "optimizers",
-            "quantization_config",
-            "peft_config",
-        ),
-        "_prepare_dataset": ("self", "dataset", "processing_class", "args", "dataset_name"),
-        "_precompute_ref_logps": ("self", "dataset", "name", "batch_size"),
-        "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
-    },
-}
-
-# What DPO's loss gathers over processes as rows, in order; the means of these are all that it keeps
-DPO_GATHERED = ("chosen_rewards", "rejected_rewards", "reward_accuracies", "margins", "chosen_logps", "rejected_logps")
+SUPPORTED_TRL = TESTED["trl"].specifier
 
 
 def check_host(host: type | None = None) -> None:
     """
-    Raise `ImportError` unless the installed TRL is in the supported range and its seams are the known ones.
+    Raise `ImportError` if the installed TRL, or a library that it builds on, is not one that this package works with.
 
-    The message names the installed version, the range and the fix. The version is looked at first, without importing
-    TRL, so that a release which fails to import here is named too.
+    The message names the installed version, the supported range and the fix. Versions are compared before TRL is
+    imported, so a release that cannot be imported is named too.
 
     Args:
         host (`type`, *optional*, defaults to [`~trl.GRPOTrainer`]):
-            The trainer of TRL's that is built on.
+            The TRL trainer to check.
+
+    Raises:
+        `ImportError`: If a version is outside its range, or if a name that the package uses is missing or changed.
     """
-    installed = version("trl")
-    if not SpecifierSet(SUPPORTED_TRL).contains(installed, prereleases=True):
-        raise ImportError(
-            f"trl_dapo supports trl{SUPPORTED_TRL}, but trl {installed} is installed. Install a supported release: "
-            f"`pip install 'trl{SUPPORTED_TRL}'`."
-        )
+    _check_versions()
     differences = seam_differences(host)
     if differences:
         listed = "".join(f"\n  - {difference}" for difference in differences)
+        found = ", ".join(f"{name} {version(name)}" for name in TESTED)
         raise ImportError(
-            f"trl {installed} is in the range that trl_dapo supports (trl{SUPPORTED_TRL}), but it differs in what "
-            f"trl_dapo builds on:{listed}\nInstall the release that trl_dapo is developed on: "
-            f"`pip install 'trl=={TESTED_TRL}'`."
+            f"the installed releases are in the ranges that trl_dapo supports ({found}), but they differ from the "
+            f"tested ones in what trl_dapo uses:{listed}\nInstall the newest tested releases: "
+            f"`pip install {' '.join(repr(f'{name}=={tested.highest}') for name, tested in TESTED.items())}`."
         )
+
+
+def _check_versions() -> None:
+    outside = {
+        name: tested
+        for name, tested in TESTED.items()
+        if not SpecifierSet(tested.specifier).contains(version(name), prereleases=True)
+    }
+    if outside:
+        found = " ".join(
+            f"trl_dapo supports {name}{tested.specifier}, but {name} {version(name)} is installed."
+            for name, tested in outside.items()
+        )
+        wanted = " ".join(repr(name + tested.specifier) for name, tested in outside.items())
+        raise ImportError(f"{found} Install a supported release: `pip install {wanted}`.")
 
 
 def seam_differences(host: type | None = None) -> list[str]:
     """
-    What `host` does otherwise than the trainers that this package knows, one sentence each; empty if nothing.
+    Returns how `host` differs from the trainers that this package was tested with, one sentence each.
 
     Args:
         host (`type`, *optional*, defaults to [`~trl.GRPOTrainer`]):
-            Class to look at. Its source has to be readable.
+            A TRL trainer whose source can be read.
+
+    Returns:
+        `list[str]`: Empty if nothing differs. If `host` lacks a method, only what is missing is listed.
     """
     if host is None:
-        # Here and not above: the import takes seconds, and fails on some releases that `check_host` has to name.
+        # Imported here because it takes seconds, and fails on some releases that `check_host` has to name
         from trl.trainer.grpo_trainer import GRPOTrainer as host
-    if host.__name__ in PREFERENCE_OVERRIDDEN:
-        return _preference_differences(host)
-    missing = [name for name in (*OVERRIDDEN, *CALLED) if name not in vars(host)]
+    own = TRAINERS[host.__name__]
+    missing = [name for name in (*own.overridden, *own.called) if name not in vars(host)]
     if missing:
         return [f"{host.__name__} does not define {name}" for name in missing]
-    nodes = list(ast.walk(_class_body(host)))
-    methods = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
     return [
-        *_signature_differences(host, OVERRIDDEN),
-        *_call_differences(host),
-        *_return_differences(methods),
-        *_unpacking_differences(nodes),
-        *_scoring_differences(methods["_generate_and_score_completions"]),
-        *_attribute_differences(nodes),
+        *_class_differences(host, own),
+        *_inherited_differences(host, INHERITED[host.__name__]),
+        *_other_differences(),
+        *(_flow_differences(host) if host.__name__ == "GRPOTrainer" else []),
+        *(_gather_differences(host) if host.__name__ == "DPOTrainer" else []),
     ]
 
 
-def _class_body(host: type) -> ast.ClassDef:
-    # `inspect.getsource(host)` would parse the module to find the class, and be parsed again.
-    module = ast.parse(inspect.getsource(sys.modules[host.__module__]))
-    return next(node for node in module.body if isinstance(node, ast.ClassDef) and node.name == host.__name__)
+# ------------------------------------------------------------------------------------------------------- names
 
 
-def _preference_differences(host: type) -> list[str]:
-    overridden = PREFERENCE_OVERRIDDEN[host.__name__]
-    missing = [name for name in overridden if name not in vars(host)]
-    if missing:
-        return [f"{host.__name__} does not define {name}" for name in missing]
-    return [*_signature_differences(host, overridden), *_gather_differences(_class_body(host))]
+def _class_differences(owner: type, names: Names) -> list[str]:
+    return [*_method_differences(owner, names), *_attribute_differences(owner, names)]
 
 
-def _gather_differences(body: ast.ClassDef) -> list[str]:
-    if body.name != "DPOTrainer":
-        return []
+def _inherited_differences(host: type, names: Names) -> list[str]:
+    from transformers import Trainer
+
+    # Methods as `host` has them, since TRL may override one in between; attributes where they are assigned
+    return [*_method_differences(host, names), *_attribute_differences(Trainer, names)]
+
+
+def _other_differences() -> list[str]:
     differences = []
-    # With Liger kernels, TRL before 1.14 computes the loss in a method of its own
-    for method in body.body:
-        if isinstance(method, ast.FunctionDef) and method.name.startswith("_compute_loss"):
-            calls = [node for node in ast.walk(method) if isinstance(node, ast.Call)]
-            gathers = [node for node in calls if ast.unparse(node.func) == "self.accelerator.gather"]
-            found = tuple(
-                ast.unparse(node.args[0]) for node in sorted(gathers, key=lambda node: (node.lineno, node.col_offset))
-            )
-            if found != DPO_GATHERED:
-                differences.append(f"{method.name} gathers {found} instead of {DPO_GATHERED}")
+    for path, names in OTHER_CLASSES.items():
+        module, _, name = path.rpartition(".")
+        try:
+            owner = getattr(import_module(module), name)
+        except (ImportError, AttributeError):
+            differences.append(f"there is no {path}")
+        else:
+            differences += _class_differences(owner, names)
     return differences
 
 
-def _signature_differences(host: type, overridden: dict[str, tuple[str, ...]]) -> list[str]:
-    differences = []
-    for name, expected in overridden.items():
-        found = tuple(inspect.signature(getattr(host, name)).parameters)
+def _method_differences(owner: type, names: Names) -> list[str]:
+    missing = [name for name in (*names.overridden, *names.called, *names.defined) if not hasattr(owner, name)]
+    differences = [f"{owner.__name__} has no {name}" for name in missing]
+    for name, expected in names.overridden.items():
+        if name in missing:
+            continue
+        found = tuple(inspect.signature(getattr(owner, name)).parameters)
         if found != expected:
             differences.append(f"{name} takes ({', '.join(found)}) instead of ({', '.join(expected)})")
-    return differences
-
-
-def _call_differences(host: type) -> list[str]:
-    differences = []
-    for name, (positional, keywords) in CALLED.items():
-        signature = inspect.signature(getattr(host, name))
+    for name, arguments in names.called.items():
+        if name in missing:
+            continue
         try:
-            signature.bind(*positional, **dict.fromkeys(keywords))
+            inspect.signature(getattr(owner, name)).bind(*arguments.positional, **dict.fromkeys(arguments.keywords))
         except TypeError as error:
-            differences.append(f"{name} cannot be called with ({', '.join([*positional, *keywords])}): {error}")
+            listed = ", ".join([*arguments.positional, *arguments.keywords])
+            differences.append(f"{name} cannot be called with ({listed}): {error}")
     return differences
+
+
+def _attribute_differences(owner: type, names: Names) -> list[str]:
+    if not names.attributes:
+        return []
+    assigned = _assigned(inspect.getsource(sys.modules[owner.__module__]), owner.__name__)
+    return [
+        f"{owner.__name__} does not assign self.{name}"
+        for name in names.attributes
+        if name not in assigned and not _is_of_a_later_release(name)
+    ]
+
+
+def _is_of_a_later_release(name: str) -> bool:
+    return name in FIRST_RELEASE and Version(version("trl")) < Version(FIRST_RELEASE[name])
+
+
+# One trainer after the other is checked in a process, and a module takes up to 60 ms to parse
+@cache
+def _assigned(source: str, owner: str) -> frozenset[str]:
+    """Returns the attributes that the class `owner` assigns on `self`."""
+    attributes = (node for node in ast.walk(_class_node(source, owner)) if isinstance(node, ast.Attribute))
+    return frozenset(node.attr for node in attributes if isinstance(node.ctx, ast.Store) and _is_self(node.value))
+
+
+def _class_node(source: str, name: str) -> ast.ClassDef:
+    return next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name)
+
+
+# --------------------------------------------------------------------------------- values passed between methods
+
+
+def _flow_differences(host: type) -> list[str]:
+    body = _class_node(inspect.getsource(sys.modules[host.__module__]), host.__name__)
+    nodes = list(ast.walk(body))
+    methods = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
+    return [
+        *_return_differences(methods),
+        *_unpacking_differences(nodes),
+        *_scoring_differences(methods["_generate_and_score_completions"]),
+        *_dataloader_differences(methods["get_train_dataloader"]),
+    ]
 
 
 def _return_differences(methods: dict[str, ast.FunctionDef]) -> list[str]:
@@ -294,14 +226,35 @@ def _scoring_differences(scoring: ast.FunctionDef) -> list[str]:
     return [f"{scoring.name} calls {found} instead of {SCORING_CALLS}"]
 
 
-def _attribute_differences(nodes: list[ast.AST]) -> list[str]:
-    stored = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)]
-    assigned = {node.attr for node in stored if _is_self(node.value)}
-    return [f"the attribute {name} is not assigned" for name in ATTRIBUTES if name not in assigned]
+def _dataloader_differences(method: ast.FunctionDef) -> list[str]:
+    calls = [node for node in ast.walk(method) if _self_call(node) == "_get_dataloader" and isinstance(node, ast.Call)]
+    if len(calls) != 1:
+        return [f"{method.name} calls _get_dataloader {len(calls)} times instead of once"]
+    passed = {word.arg: ast.unparse(word.value) for word in calls[0].keywords}
+    return [
+        f"{method.name} calls _get_dataloader without {name}{'' if value is None else '=' + value}"
+        for name, value in DATALOADER_KEYWORDS.items()
+        if name not in passed or (value is not None and passed[name] != value)
+    ]
+
+
+def _gather_differences(host: type) -> list[str]:
+    differences = []
+    # With Liger kernels, TRL before 1.14 computes the loss in a method of its own
+    for method in _class_node(inspect.getsource(sys.modules[host.__module__]), host.__name__).body:
+        if isinstance(method, ast.FunctionDef) and method.name.startswith("_compute_loss"):
+            calls = [node for node in ast.walk(method) if isinstance(node, ast.Call)]
+            gathers = [node for node in calls if ast.unparse(node.func) == "self.accelerator.gather"]
+            found = tuple(
+                ast.unparse(node.args[0]) for node in sorted(gathers, key=lambda node: (node.lineno, node.col_offset))
+            )
+            if found != DPO_GATHERED:
+                differences.append(f"{method.name} gathers {found} instead of {DPO_GATHERED}")
+    return differences
 
 
 def _self_call(node: ast.AST) -> str | None:
-    """The name of the method, where `node` is `self.name(...)`."""
+    """Returns the name of the method if `node` is `self.name(...)`."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _is_self(node.func.value):
         return node.func.attr
     return None

@@ -11,11 +11,10 @@ import os
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate.logging import get_logger
 from peft import PeftModel
-from transformers import Trainer
 
 
 logger = get_logger(__name__)
@@ -50,8 +49,6 @@ TOKENIZER = (
     "merges.txt",
     "spiece.model",
 )
-
-Host = Trainer if TYPE_CHECKING else object
 
 
 def check_output_folder(output_dir: Any, sources: dict[str, Any]) -> None:
@@ -88,35 +85,30 @@ def is_same(folder: Any, other: Any) -> bool:
     return other is not None and os.path.realpath(str(folder)) == os.path.realpath(str(other))
 
 
-class OutputFolders(Host):
-    """The host's saving, for a class that extends one of TRL's trainers too: no folder ends up with two models."""
+def saved_instead_of(asked: str, sources: Iterable[str]) -> str:
+    """Returns where a model is saved: where it was asked, unless that is a folder that training started from."""
+    if not any(is_same(one, asked) for one in sources):
+        return asked
+    instead = f"{asked.rstrip('/')}-trained"
+    logger.warning(f"{asked} holds the model that training started from. The trained one is saved to {instead}.")
+    return instead
 
-    # Files that the trainer writes itself, beside the host's
-    own_files: tuple[str, ...] = ()
-    # Folders of the models that training started from
-    source_folders: tuple[str, ...] = ()
 
-    def folder_to_save(self, output_dir: str | None) -> str:
-        """Returns where a model is saved: where it was asked, unless that is a folder that training started from."""
-        asked = str(output_dir or self.args.output_dir)
-        if not any(is_same(one, asked) for one in self.source_folders):
-            return asked
-        instead = f"{asked.rstrip('/')}-trained"
-        logger.warning(f"{asked} holds the model that training started from. The trained one is saved to {instead}.")
-        return instead
+def patterns_of(adapter: bool, tokenizer: bool, own_files: Iterable[str]) -> list[str]:
+    """
+    Returns the names of files that must not be left from an earlier model.
 
-    def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
-        folder = self.folder_to_save(output_dir)
-        if not self.args.should_save:
-            super()._save(folder, *args, **kwargs)
-            return
-        patterns = [one for one in WEIGHTS if one not in self.own_files]
-        if isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
-            patterns.append("config.json")
-        if self.processing_class is not None:
-            patterns += TOKENIZER
-        with nothing_stale(Path(folder), patterns):
-            super()._save(folder, *args, **kwargs)
+    Args:
+        adapter (`bool`):
+            Whether an adapter is saved: then the config of a whole model is another's.
+        tokenizer (`bool`):
+            Whether a tokenizer is saved.
+        own_files (`Iterable[str]`):
+            Files that the trainer writes itself.
+    """
+    own = set(own_files)
+    weights = [name for name in WEIGHTS if name not in own]
+    return [*weights, *(["config.json"] if adapter else []), *(TOKENIZER if tokenizer else ())]
 
 
 @contextmanager

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate import PartialState
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from .checkpoints import choose, clear, rank_file, read_state, write_state
-from .plain import is_plain
+from .plain import storable, stored
 from .state import HostState
+from .unfinished import only_unfinished, set_aside
 
 
 logger = get_logger(__name__)
@@ -115,11 +117,7 @@ class RolloutPlace:
         metrics = self._host.metrics["train"]
         metrics.clear()
         metrics.update(state["metrics"])
-        table = self._host.completions_table
-        for name, rows in state["completions"].items():
-            columns = {name: rows} if isinstance(rows, list) else rows
-            for column, values in columns.items():
-                (table if isinstance(rows, list) else table[name])[column].extend(values)
+        self._load_completions(stored(state["completions"]))
 
     def _completions(self) -> dict[str, Any]:
         """Returns the rows of the completions table that the next log will hold; images are left out."""
@@ -130,7 +128,24 @@ class RolloutPlace:
         columns = {
             name: {column: list(values) for column, values in table[name].items()} for name in ("rewards", "extra")
         }
-        return {name: rows for name, rows in {**plain, **columns}.items() if is_plain(rows)}
+        left_out: set[str] = set()
+        rows = storable({**plain, **columns}, left_out)
+        if left_out:
+            logger.warning_once(
+                f"Values of type {', '.join(sorted(left_out))} in the completions table are not saved in checkpoints: "
+                "a run that is resumed inside a rollout logs None in their places."
+            )
+        return rows
+
+    def _load_completions(self, completions: dict[str, Any]) -> None:
+        table = self._host.completions_table
+        # What an interrupted run of the same trainer left there
+        for part in table.values():
+            part.clear()
+        for name, rows in completions.items():
+            columns = {name: rows} if isinstance(rows, list) else rows
+            for column, values in columns.items():
+                (table if isinstance(rows, list) else table[name])[column].extend(values)
 
 
 def save_parts(folder: Path, trainer: Any, shared: Parts, own: Parts) -> None:
@@ -176,26 +191,35 @@ def load_parts(folder: Path, accelerator: Any, shared: Parts, own: Parts) -> Non
         part.load_state_dict(saved[name])
 
 
-def checkpoint_to_resume(asked: str | bool, output_dir: str) -> str:
+def checkpoint_to_resume(asked: str | bool, output_dir: str, online: bool = True) -> str | None:
     """
     Returns the checkpoint to resume from, the same on every process: the one that is asked for where it is whole.
+    `None` where the run was killed before its first checkpoint was finished, so that it starts anew.
 
     Args:
         asked (`str` or `bool`):
             Folder of a checkpoint, or `True` for the newest in `output_dir`.
         output_dir (`str`):
             Where the run saves.
+        online (`bool`, *optional*, defaults to `True`):
+            Whether checkpoints have the state file of an online trainer.
 
     Raises:
         `ValueError`: Where there is none.
     """
+    if asked is True and all(gather_object([only_unfinished(Path(output_dir))])):
+        if PartialState().is_main_process:
+            for line in set_aside(Path(output_dir)):
+                logger.warning(line)
+        PartialState().wait_for_everyone()
+        return None
     newest = get_last_checkpoint(output_dir) if asked is True and Path(output_dir).is_dir() else asked
     if newest is None or newest is True:
         raise ValueError(
             f"resume_from_checkpoint=True, and output_dir={output_dir!r} holds no checkpoint. Leave it out to start "
             "anew, or give the folder of a checkpoint."
         )
-    folder, lines = choose(str(newest))
+    folder, lines = choose(str(newest), online)
     found = sorted(set(gather_object([str(folder)])))
     if len(found) > 1:
         # Nodes without shared storage see their own files; what one process cannot read, none takes
@@ -209,6 +233,11 @@ def epochs_behind(checkpoint: str) -> int:
     """Returns the whole epochs that a checkpoint has behind it."""
     state = json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text())
     return int(state["epoch"] or 0)
+
+
+def steps_behind(checkpoint: Path) -> int:
+    """Returns the optimizer steps that a checkpoint has behind it."""
+    return int(json.loads((checkpoint / TRAINER_STATE_NAME).read_text())["global_step"])
 
 
 def _states(parts: Parts) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """
-The one layer over TRL's `GRPOTrainer`: every host method that the online trainers override, once.
+The one layer over TRL's `GRPOTrainer`: every host method that the online trainers override, once. Those that save and
+load are in `checkpoint_seams`, for all trainers.
 
 Each override hands over to the pass in charge (`passes`), to a part (the update phase, the packed passes), or to a
 hook, which is a public method that a trainer below extends. What TRL computes is reached through `super()`. Without
@@ -16,13 +17,11 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from trl import GRPOTrainer as HostTrainer
 
-from .output_folders import OutputFolders
+from .checkpoint_seams import CheckpointSeams
 from .passes import Pass
-from .required import required
-from .resume import Parts, checkpoint_to_resume, load_parts, save_parts
+from .resume import Parts, load_parts, save_parts
 from .state import HostState
 from .swapped import swapped
 
@@ -67,13 +66,15 @@ class HostSteps:
     num_items_in_batch: Any
 
 
-class Seams(OutputFolders, HostTrainer):
+class Seams(CheckpointSeams, HostTrainer):
     """[`~trl.GRPOTrainer`] whose passes can be taken charge of, and whose checkpoints have parts."""
 
     # Optional in the host's types, never in fact
     model: PreTrainedModel
     num_generations: int
     pad_to_multiple_of: int | None
+
+    has_state_file = True
 
     # Defaults of the class, which hold for an instance made without `__init__` too
     present_pass: Pass = Pass()
@@ -96,7 +97,9 @@ class Seams(OutputFolders, HostTrainer):
     # Hooks of the trainers below, in the order in which a run comes to them
 
     def run_begins(self, checkpoint: str | None) -> None:
-        """Called by `train`, with the checkpoint that it resumes from."""
+        super().run_begins(checkpoint)
+        self.host.pending_columns.clear()
+        self.host.pending_metrics.clear()
         if self.update_phase is not None:
             self.update_phase.reset()
 
@@ -136,27 +139,10 @@ class Seams(OutputFolders, HostTrainer):
         """Returns the parts of a checkpoint that each process has of its own."""
         return {}
 
+    def checkpoint_begins(self, folder: Path) -> None:
+        save_parts(folder, self, self.shared_parts(), self.own_parts())
+
     # The host's methods: a run
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *rest: Any, **kwargs: Any) -> TrainOutput:
-        """
-        Trains, as [`~trl.GRPOTrainer`] does.
-
-        Args:
-            resume_from_checkpoint (`str` or `bool`, *optional*):
-                Folder of a checkpoint, or `True` for the newest in `output_dir`. Where it is not whole, because the
-                run was killed while it was written, the newest whole one before it is taken, and the log says so.
-            *rest, **kwargs:
-                As for [`~transformers.Trainer`].
-
-        Raises:
-            `ValueError`: Where no checkpoint is whole, or the one asked for was not written by this package.
-        """
-        checkpoint = None
-        if resume_from_checkpoint:
-            checkpoint = checkpoint_to_resume(resume_from_checkpoint, required(self.args.output_dir))
-        self.run_begins(checkpoint)
-        return super().train(checkpoint or resume_from_checkpoint, *rest, **kwargs)
 
     def _get_dataloader(self, dataset, description, *args, is_training=False, **kwargs) -> DataLoader:
         if is_training:
@@ -210,17 +196,6 @@ class Seams(OutputFolders, HostTrainer):
         return self.present_pass.loss(super()._compute_loss, model, inputs)
 
     # The host's methods: checkpoints
-
-    def _save_checkpoint(self, model, trial) -> None:
-        # Ours first: the host ends with its own state and then removes older checkpoints
-        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        save_parts(folder, self, self.shared_parts(), self.own_parts())
-        super()._save_checkpoint(model, trial)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        # Every process has written its files before the main one ends the checkpoint and removes an older one
-        self.accelerator.wait_for_everyone()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

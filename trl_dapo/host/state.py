@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from packaging.version import Version
 
-from .compat import SEVERAL_END_TOKENS_SINCE
+from .host_names import FIRST_RELEASE
 from .required import required
 from .swapped import swapped
 
@@ -115,7 +115,7 @@ class HostState:
     def end_ids(self) -> list[int]:
         """The tokens that end a completion. A padding token counts too, as in TRL."""
         # Before, TRL knows the end token of the tokenizer alone
-        several = Version(version("trl")) >= Version(SEVERAL_END_TOKENS_SINCE)
+        several = Version(version("trl")) >= Version(FIRST_RELEASE["eos_token_ids"])
         ends = self._trainer.eos_token_ids if several else [self.tokenizer.eos_token_id]
         return [*ends, self.tokenizer.pad_token_id]
 

@@ -135,6 +135,11 @@ class Critic:
         for parameter in self.parameters:
             parameter.grad = None
 
+    def reset(self) -> None:
+        """Forgets all gradients, those that wait for an update that did not end too."""
+        self.zero_grad()
+        self._gradients = [None] * len(self.parameters)
+
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Returns the critic's groups of an optimizer: matrices with weight decay, norms and biases without."""
         matrices = [parameter for parameter in self.parameters if parameter.dim() > 1]
@@ -164,7 +169,8 @@ class Critic:
         if not (folder / file).is_file():
             raise ValueError(
                 f"{folder} holds no critic that is {kind}: the checkpoint was not written by PPOTrainer, or by a run "
-                "of the other kind, with or without PEFT. Start a new run from its weights: pass the checkpoint as `model`."
+                "of the other kind, with or without PEFT. Start a new run from its weights: pass the checkpoint as "
+                "`model`."
             )
         if isinstance(self.model, ValueModel):
             self.model.load_state_dict(load_file(folder / file))
@@ -183,7 +189,7 @@ def value_adapter(model: PeftModel, config: PeftConfig | None, adapter_dtype: to
             Precision of the adapter.
     """
     base: Any = model.get_base_model()
-    base.score = _zero_head(base.config.get_text_config().hidden_size).to(model.device)
+    base.score = _zero_head(base.config.get_text_config().hidden_size, SharedHead).to(model.device)
     model.add_adapter(VALUE_ADAPTER, _value_config(model.active_peft_config if config is None else config))
     # Made after PEFT had frozen the base; no adapter uses it
     base.score.original_module.requires_grad_(False)
@@ -235,7 +241,29 @@ def _value_config(config: PeftConfig) -> PeftConfig:
     return result
 
 
-def _zero_head(hidden_size: int) -> nn.Linear:
-    head = nn.Linear(hidden_size, 1, bias=False, dtype=torch.float32)
+class SharedHead(nn.Linear):
+    """
+    A head that stands on the policy's base and is no part of the policy: it is saved only as a module of an adapter.
+
+    PEFT leaves a copy on the base when it takes adapters off, as in `merge_and_unload`. Such a copy, and the original
+    that no adapter uses, are in no state dict, so that a saved policy has the weights of its architecture alone.
+    """
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        if _is_of_adapter(prefix):
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest: Any, **kwargs: Any) -> None:
+        if _is_of_adapter(prefix):
+            super()._load_from_state_dict(state_dict, prefix, *rest, **kwargs)
+
+
+def _is_of_adapter(prefix: str) -> bool:
+    # PEFT asks the adapter's copy itself for its names, hence without a prefix
+    return not prefix or ".modules_to_save." in f".{prefix}"
+
+
+def _zero_head(hidden_size: int, kind: type[nn.Linear] = nn.Linear) -> nn.Linear:
+    head = kind(hidden_size, 1, bias=False, dtype=torch.float32)
     nn.init.zeros_(head.weight)
     return head

@@ -37,6 +37,11 @@ class CriticUpdate:
     def _args(self) -> PPOConfig:
         return self._trainer.args
 
+    def reset(self) -> None:
+        """Forgets an update that did not end."""
+        self._critic.reset()
+        self._tally = self._empty_tally()
+
     def learn(self, inputs: Batch) -> None:
         """Adds the gradients of the value loss of a micro-batch to those that wait for the optimizer."""
         mask, trainer = loss_mask(inputs).bool(), self._trainer

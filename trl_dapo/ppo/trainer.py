@@ -139,6 +139,7 @@ class PPOTrainer(GRPOTrainer):
 
     def run_begins(self, checkpoint: str | None) -> None:
         super().run_begins(checkpoint)
+        self._critic_update.reset()
         if checkpoint is not None:
             # First, since it says what is wrong with a checkpoint of another trainer's
             self.critic.load(Path(checkpoint) / critic.VALUE_FOLDER)
@@ -150,6 +151,13 @@ class PPOTrainer(GRPOTrainer):
 
     def shared_parts(self) -> Parts:
         return {**super().shared_parts(), "kl_coefficient": self._kl_coefficient, "scores": self._running_scores}
+
+    def also_trained(self) -> list[torch.nn.Parameter]:
+        return self.critic.parameters if self.critic.adapter is not None else []
+
+    def best_is_loaded(self, checkpoint: str) -> None:
+        super().best_is_loaded(checkpoint)
+        self.critic.load(Path(checkpoint) / critic.VALUE_FOLDER)
 
     # A rollout
 

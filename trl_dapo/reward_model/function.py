@@ -250,4 +250,4 @@ class RewardModelFunction:
 
 
 def _label(model: Any) -> str:
-    return model if isinstance(model, str) else str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+    return model if isinstance(model, str) else str(model.config.name_or_path or type(model).__name__)

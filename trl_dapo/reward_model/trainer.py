@@ -28,6 +28,7 @@ from trl import RewardConfig as HostConfig
 from trl import RewardTrainer as HostTrainer
 
 from ..host.adapter_start import from_adapter_folder
+from ..host.checkpoint_seams import CheckpointSeams
 from ..host.compat import check_host
 from ..host.new_weights import (
     Load,
@@ -37,7 +38,7 @@ from ..host.new_weights import (
     new_in_memory,
     watching_loads,
 )
-from ..host.output_folders import OutputFolders, check_output_folder, folders_of
+from ..host.output_folders import check_output_folder, folders_of
 from ..host.preference_rows import check_token_ids, checked_preferences, report_lengths
 from ..host.promotion import promoted
 from ..host.settings import check_settings
@@ -55,7 +56,7 @@ logger = get_logger(__name__)
 _HEADS_OF_PEFT = ("classifier", "score")
 
 
-class RewardTrainer(OutputFolders, HostTrainer):
+class RewardTrainer(CheckpointSeams, HostTrainer):
     """
     [`~trl.RewardTrainer`] with a head that is trained and saved, calibration metrics, and statistics of the rewards.
 
@@ -166,6 +167,10 @@ class RewardTrainer(OutputFolders, HostTrainer):
         super().log(logs, start_time)
 
     # Checkpoints
+
+    def run_begins(self, checkpoint: str | None) -> None:
+        super().run_begins(checkpoint)
+        self._pairs["train"].clear()
 
     def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         # The weights first; and all before the host may push the folder to the Hub
