@@ -12,15 +12,23 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.logging import get_logger
 from peft import PeftConfig, TaskType
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 
 from .adapter_folders import adapter_config, check_base, is_adapter, load_adapter, load_base
 
 
 logger = get_logger(__name__)
 
-# What a config of PEFT says about how an adapter is used, not about what it is
-_NOT_COMPARED = ("task_type", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")
+# What a config of PEFT says about how an adapter is made or used, not about what it is
+_NOT_COMPARED = (
+    "task_type",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "peft_version",
+    "auto_mapping",
+    "init_lora_weights",
+)
 
 
 def from_adapter_folder(given: dict[str, Any], architecture: Any = None, task: str = "CAUSAL_LM") -> dict[str, Any]:
@@ -99,7 +107,7 @@ def _check_kind(path: str, config: PeftConfig, task: str, wanted: PeftConfig | N
 
 
 def _check_no_foreign_adapter(model: Any) -> None:
-    if getattr(model, "_hf_peft_config_loaded", False):
+    if isinstance(model, PreTrainedModel) and model._hf_peft_config_loaded:
         raise ValueError(
             f"`model` is a {type(model).__name__} into which transformers has put an adapter: it would be trained, "
             "and could not be saved as one. Pass the adapter's folder as `model`, or a PeftModel "
