@@ -69,8 +69,10 @@ def rewards_in_training(trainer):
         return [trainer.model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.item() for ids in rows]
 
 
-@pytest.mark.parametrize("kind", BODIES)
-@pytest.mark.parametrize("targets", ["some", "all-linear"])
+@pytest.mark.parametrize(
+    ("kind", "targets"),
+    [*((kind, "some") for kind in BODIES), ("deberta", "all-linear"), ("distilbert", "all-linear")],
+)
 def test_every_load_of_an_adapter_gives_the_rewards_of_training(tmp_path, kind, targets):
     # peft#876: `pooler.dense` of DeBERTa was random at each load
     lora = tiny_lora(target_modules=BODIES[kind][2] if targets == "some" else targets)
@@ -82,6 +84,15 @@ def test_every_load_of_an_adapter_gives_the_rewards_of_training(tmp_path, kind, 
         torch.manual_seed(seed)
         function = RewardModelFunction(tmp_path / "model", chunk_size=1)
         assert function(pairs()["prompt"], pairs()["chosen"]) == expected
+
+
+def test_an_adapter_that_trains_the_embeddings_loads(tmp_path):
+    base = saved(tmp_path / "base", tiny_model(tiny_tokenizer()))
+    trainer = reward_trainer(base, tmp_path / "out", peft_config=tiny_lora(modules_to_save=["embed_tokens"]))
+    trainer.train()
+    trainer.save_model(tmp_path / "model")
+    function = RewardModelFunction(tmp_path / "model", chunk_size=1)
+    assert function(pairs()["prompt"], pairs()["chosen"]) == rewards_in_training(trainer)
 
 
 @pytest.mark.parametrize("kind", ["deberta", "roberta"])

@@ -269,9 +269,10 @@ def _owners(names: Iterable[str]) -> list[str]:
 
 
 def _trained_copies(model: PeftModel, name: str) -> list[nn.Module]:
-    """The copies of a module that PEFT trains and saves, one for each active adapter."""
-    wrapper = model.get_base_model().get_submodule(name)
-    if not isinstance(wrapper, ModulesToSaveWrapper):
-        return []
-    copies = [wrapper.modules_to_save[one] for one in model.active_adapters if one in wrapper.modules_to_save]
+    """The copies of a module, or of those within it, that PEFT trains and saves, one for each active adapter."""
+    within = model.get_base_model().get_submodule(name).modules()
+    wrappers = [module for module in within if isinstance(module, ModulesToSaveWrapper)]
+    copies = [
+        one.modules_to_save[key] for one in wrappers for key in model.active_adapters if key in one.modules_to_save
+    ]
     return [module for module in copies if all(parameter.requires_grad for parameter in module.parameters())]
