@@ -4,17 +4,21 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from accelerate.state import AcceleratorState
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import trl_dapo.arena
+from preferences import saved, tiny_reward_model
 from tiny import save_tiny_model, tiny_tokenizer
 from trl_dapo import GRPOConfig, PPOConfig
 from trl_dapo.cli import built_in_task, grpo, ppo
+from trl_dapo.cli.commands import COMMANDS
 from trl_dapo.cli.launch import ON_CPU
 from trl_dapo.cli.main import main
+from trl_dapo.cli.script import build_trainer
 
 
 SCRIPTS = {"grpo": grpo, "ppo": ppo}
@@ -82,6 +86,35 @@ def test_flags_and_adapters_of_ppo(settings):
     assert (Path("out") / "value" / "adapter_model.safetensors").is_file()
 
 
+@pytest.fixture(scope="module")
+def reward_dir(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("reward"), tiny_reward_model())
+
+
+def test_a_reward_model_by_name_scores_as_it_was_trained(settings, reward_dir):
+    # TRL reads the completion without the end token that reward models are trained with
+    del settings["reward_funcs"]
+    arguments = grpo.make_parser().parse(write({**settings, "reward_model_name_or_path": reward_dir}))
+    trainer = build_trainer(COMMANDS["grpo"], arguments)
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(reward_dir), tiny_tokenizer()
+    ids = torch.tensor([tokenizer("1+1=2" + tokenizer.eos_token)["input_ids"]])
+    with torch.no_grad():
+        expected = model.eval()(input_ids=ids).logits.item()
+    assert trainer.reward_funcs[0](["1+1="], ["2"]) == [pytest.approx(expected, abs=1e-6)]
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_causal_model_is_no_reward_model(settings, capfd, command, dry, model_dir):
+    capfd.readouterr()
+    argv = write({**settings, "reward_model_name_or_path": model_dir})
+    assert main([command, *argv, *(["--dry-run"] if dry else [])]) == 2
+    err = capfd.readouterr().err
+    assert f"reward_model_name_or_path={model_dir}: The reward model" in err
+    assert "its head would be random" in err
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_without_model_and_dataset_it_is_the_built_in_task(settings, monkeypatch, command):
     start = trl_dapo.arena.load_warm_start()
@@ -140,3 +173,14 @@ def test_a_mistake_is_one_line(settings, capfd, command, fields, part):
     assert line.startswith("trl-dapo: error: ")
     assert part in line
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_bad_messages_and_the_models_own_folder_are_one_line(settings, capfd, command, model_dir):
+    rows = [json.dumps({"prompt": [{"from": "human", "value": f"{i}+{i}="}]}) for i in range(16)]
+    Path("data/train.jsonl").write_text("\n".join(rows))
+    capfd.readouterr()
+    assert main([command, *write(settings)]) == 2
+    err = capfd.readouterr().err
+    assert "Row 0 of the train dataset: 'prompt[0]' has 'from' and 'value'" in err
+    assert err.count("\n") == 1

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from trl import ScriptArguments
 
@@ -130,6 +131,17 @@ def test_resume_goes_on(settings):
 
 
 @pytest.mark.parametrize("command", SCRIPTS)
+def test_a_run_goes_on_from_the_adapter_of_another(settings, command):
+    assert run(command, [*write(settings), "--use_peft"]) == 0
+    before = load_file("out/adapter_model.safetensors")
+    again = {**settings, "model_name_or_path": "out", "output_dir": "further", "learning_rate": 0.0}
+    assert run(command, [*write(again), "--use_peft"]) == 0
+    after = load_file("further/adapter_model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(before[name].equal(after[name]) for name in before)
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
 def test_a_dry_run_prints_the_config_and_trains_nothing(settings, capfd, command):
     assert main([command, *write({**settings, "adapter_dtype": "bfloat16"}), "--dry_run"]) == 0
     out = capfd.readouterr().out
@@ -142,6 +154,15 @@ def test_a_dry_run_prints_the_config_and_trains_nothing(settings, capfd, command
 @pytest.mark.parametrize(
     ("command", "change", "message"),
     [
+        ("dpo", {"beta": 0.0}, "`beta` must be a number above 0"),
+        ("dpo", {"label_smoothing": 2.0}, "`label_smoothing` must be a number of at least 0 and below 0.5"),
+        (
+            "reward",
+            {"center_rewards_coefficient": -0.1},
+            "`center_rewards_coefficient` must be a number",
+        ),
+        ("reward", {"num_train_epochs": 0, "max_steps": -1}, "an untrained model would be saved"),
+        ("dpo", {"datasets": [{"path": "data", "fraction": -0.5}]}, "datasets[0].fraction=-0.5"),
         ("dpo", {"loss_type": "ipo", "reference_free": True}, "loss_type='ipo' compares with a reference model"),
         ("reward", {"adapter_dtype": "float16"}, "`adapter_dtype` must be one of"),
         ("reward", {"learning_rat": 1}, "Did you mean --learning_rate?"),

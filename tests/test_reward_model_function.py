@@ -145,7 +145,7 @@ def test_no_completions_have_no_rewards(whole):
 
 def test_longer_rows_keep_their_end(whole):
     function = RewardModelFunction(whole, max_length=4)
-    assert function._token_ids(0, "0+1=", "23") == tiny_tokenizer()("=23<|im_end|>")["input_ids"]
+    assert function._token_ids(0, ["0+1="], ["23"], {}) == [tiny_tokenizer()("=23<|im_end|>")["input_ids"]]
     assert function(["0+1="], ["23"]) == function(["99999="], ["23"])
 
 

@@ -11,9 +11,11 @@ from datasets import Dataset, IterableDataset, load_dataset
 from trl import DatasetMixtureConfig, ScriptArguments, get_dataset
 
 from trl_dapo.grpo.batch_size import check_dataset
+from trl_dapo.host.prompt_rows import check_prompts
 
 from .data_files import local_files, readable
 from .errors import UsageError, one_line
+from .mixture import check_mixture
 
 
 Rows = Dataset | IterableDataset
@@ -37,6 +39,8 @@ def load_data(script_args: ScriptArguments, training_args: Any, dataset_args: Da
             _check_prompts("dataset_test_split", script_args.dataset_test_split, data.evaluation)
         try:
             check_dataset(data.train, training_args)
+            check_prompts(data.train, "train")
+            check_prompts(data.evaluation, "eval")
         except ValueError as error:
             raise own_refusal(error) from error
     return data
@@ -75,6 +79,7 @@ def column_names(rows: Rows) -> Sequence[str]:
 
 
 def _load(script_args: ScriptArguments, dataset_args: DatasetMixtureConfig) -> Any:
+    check_mixture(dataset_args)
     with reading(script_args, dataset_args):
         if dataset_args.datasets:
             return get_dataset(dataset_args)

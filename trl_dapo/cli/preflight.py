@@ -15,6 +15,8 @@ from trl_dapo.host.checkpoints import choose, read_state
 from trl_dapo.host.preference_rows import checked_preferences
 from trl_dapo.host.unfinished import only_unfinished
 from trl_dapo.reward_model.adapter import AdapterReward
+from trl_dapo.reward_model.config import RewardConfig
+from trl_dapo.reward_model.function import RewardModelFunction
 
 from .arguments import Arguments
 from .built_in_task import check_no_reference, check_not_quantized
@@ -46,7 +48,7 @@ def check_online(arguments: Arguments) -> None:
     if adapter:
         check_reward_adapter(adapter, model_args)
     if script_args.reward_model_name_or_path:
-        _check_model(script_args, "reward_model_name_or_path", script_args.reward_model_name_or_path, "main")
+        check_reward_model(script_args)
     check_output_dir(training_args)
     if not script_args.dry_run:
         check_start(training_args)
@@ -82,7 +84,18 @@ def check_offline(arguments: Arguments) -> None:
         data = load_splits(script_args, training_args, dataset_args)
         # A stream is read here for the first time
         with reading(script_args, dataset_args):
-            _check_preferences(data)
+            _check_preferences(data, rewards=isinstance(training_args, RewardConfig))
+
+
+def check_reward_model(script_args: Any) -> None:
+    """Raises [`UsageError`] unless a reward model is named, as far as its folder says; no weights are read."""
+    name = script_args.reward_model_name_or_path
+    _check_model(script_args, "reward_model_name_or_path", name, "main")
+    if Path(name).is_dir():
+        try:
+            RewardModelFunction(name)
+        except ValueError as error:
+            raise UsageError(f"reward_model_name_or_path={name}: {one_line(error)}") from error
 
 
 def whole_checkpoint(args: GRPOConfig) -> str | bool | None:
@@ -141,11 +154,11 @@ def _check_model(script_args: Any, field: str, name: str, revision: str) -> None
         script_args.notes.append(remark)
 
 
-def _check_preferences(data: Data) -> None:
+def _check_preferences(data: Data, rewards: bool) -> None:
     try:
         for split, rows in (("train", data.train), ("eval", data.evaluation)):
             if rows is not None:
-                checked_preferences(rows, split, tokenized=True)
+                checked_preferences(rows, split, tokenized=rewards, margins=rewards)
     except ValueError as error:
         raise own_refusal(error) from error
 

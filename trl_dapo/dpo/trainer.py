@@ -17,11 +17,14 @@ from transformers import DataCollator, EvalPrediction, PreTrainedModel, PreTrain
 from trl import DPOConfig as HostConfig
 from trl import DPOTrainer as HostTrainer
 
+from ..host.adapter_start import from_adapter_folder
 from ..host.checkpoint_seams import CheckpointSeams
 from ..host.compat import DPO_GATHERED, check_host, is_of_a_later_release
 from ..host.finite_weights import FiniteWeights, check_finite_weights, trained_parameters
 from ..host.foreign import check_config
-from ..host.preference_rows import check_token_ids, checked_preferences, first_row
+from ..host.new_weights import refuse_new, watching_loads
+from ..host.output_folders import check_output_folder, folders_of
+from ..host.preference_rows import check_token_ids, checked_preferences, first_row, report_lengths
 from ..host.promotion import promoted
 from ..host.ranges import check_preference_fields
 from ..host.starting_point import REFERENCE, check_given, copies_start_plainly, probe_ids, settle_start
@@ -81,6 +84,11 @@ class DPOTrainer(CheckpointSeams, HostTrainer):
             check_config(args, DPOConfig, HostConfig, type(self).__name__)
             args = promoted(args, DPOConfig)
             check_preference_fields(args)
+            check_output_folder(args.output_dir, {"model": model, "ref_model": ref_model})
+        self.source_folders = (*folders_of(model), *folders_of(ref_model))
+        taken = {"quantization_config": quantization_config, "peft_config": peft_config}
+        start = from_adapter_folder({"model": model, "args": args, "processing_class": processing_class, **taken})
+        model, args, processing_class, quantization_config, peft_config = start.values()
         self.reference_free = args is not None and args.reference_free
         if args is not None and args.reference_free:
             args = _without_reference(
@@ -90,7 +98,7 @@ class DPOTrainer(CheckpointSeams, HostTrainer):
         # With precomputed log-probabilities, the host asks the reference before its constructor ends
         self._starts, self._ref_given = False, ref_model is not None
         check_given(model, ref_model is None and not self.reference_free)
-        with adapters_kept(model), copies_start_plainly(model):
+        with adapters_kept(model), copies_start_plainly(model), watching_loads(refuse_new):
             super().__init__(
                 model=model,
                 ref_model=ref_model,
@@ -114,7 +122,9 @@ class DPOTrainer(CheckpointSeams, HostTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         dataset = checked_preferences(dataset, dataset_name)
-        return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        report_lengths(dataset, prepared, dataset_name, args.max_length)
+        return prepared
 
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         if self.reference_free:

@@ -17,12 +17,16 @@ from datasets import Dataset
 from torch.utils.data import Sampler
 from trl.trainer.utils import get_config_model_id
 
+from ..host.adapter_start import from_adapter_folder
 from ..host.compat import check_host
 from ..host.custom_loss import changed_loss
 from ..host.fetching import FetchedOnce
 from ..host.finite_weights import FiniteWeights
 from ..host.foreign import check_config
+from ..host.new_weights import refuse_new, watching_loads
+from ..host.output_folders import check_output_folder, folders_of
 from ..host.promotion import promoted
+from ..host.prompt_rows import checked_prompts
 from ..host.ranges import check_generation_fields
 from ..host.resume import Parts, RolloutPlace, RolloutShape, epochs_behind
 from ..host.seams import Seams
@@ -36,6 +40,7 @@ from ..qlora.precision import adapters_kept, is_quantized, set_adapter_dtype
 from .batch_size import check_dataset
 from .config import ROW_MEAN_LOSSES, GRPOConfig
 from .reward_errors import named
+from .reward_models import with_reward_models
 from .reward_values import check_rewards, check_weights
 
 
@@ -97,10 +102,17 @@ class GRPOTrainer(Seams):
         check_host()
         args = self.own_config(model, args)
         bound = inspect.signature(GRPOTrainer.__init__).bind(self, model, reward_funcs, args, *rest, **kwargs)
+        self.source_folders = tuple(folders_of([model, reward_funcs]))
+        check_output_folder(args.output_dir, {"model": model, "reward_funcs": reward_funcs})
+        bound.arguments.update(from_adapter_folder(with_reward_models(bound.arguments, args)))
+        model, args = bound.arguments["model"], bound.arguments["args"]
         self.check_arguments(args, bound.arguments)
         check_given(model, args.beta != 0)
-        with adapters_kept(model), copies_start_plainly(model):
-            super().__init__(model, reward_funcs, args, *rest, **kwargs)
+        for name in ("train", "eval"):
+            if f"{name}_dataset" in bound.arguments:
+                bound.arguments[f"{name}_dataset"] = checked_prompts(bound.arguments[f"{name}_dataset"], name)
+        with adapters_kept(model), copies_start_plainly(model), watching_loads(refuse_new):
+            super().__init__(*bound.args[1:], **bound.kwargs)
         # Whether a model is quantized, its name alone does not say
         _check_vllm(args, is_quantized(self.model))
         set_adapter_dtype(self.model, args.adapter_dtype)

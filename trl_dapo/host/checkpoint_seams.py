@@ -16,6 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from .checkpoints import clear
 from .loaded import check_loaded, training_kept
+from .output_folders import nothing_stale, patterns_of, saved_instead_of
 from .reference import load_reference, save_reference
 from .required import required
 from .resume import checkpoint_to_resume
@@ -29,6 +30,10 @@ class CheckpointSeams(Host):
 
     # Whether checkpoints have the state file of `host.checkpoints`
     has_state_file: bool = False
+    # Files that the trainer writes beside the host's
+    own_files: tuple[str, ...] = ()
+    # Folders of the models that training started from
+    source_folders: tuple[str, ...] = ()
     _metrics: dict[str, Any]
 
     # Hooks
@@ -49,6 +54,10 @@ class CheckpointSeams(Host):
     def also_trained(self) -> list[nn.Parameter]:
         """Returns the parameters of the model that are trained, though frozen while the policy's adapter is active."""
         return []
+
+    def folder_to_save(self, output_dir: str | None) -> str:
+        """Returns where a model is saved, which is not a folder that training started from."""
+        return saved_instead_of(str(output_dir or self.args.output_dir), self.source_folders)
 
     def best_is_loaded(self, checkpoint: str) -> None:
         """Called at the end of a run, once the model is that of the best checkpoint."""
@@ -92,6 +101,16 @@ class CheckpointSeams(Host):
         if hasattr(self, "ref_model"):
             save_reference(self, folder)
         super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        folder = self.folder_to_save(output_dir)
+        if not self.args.should_save:
+            super()._save(folder, *args, **kwargs)
+            return
+        is_adapter = isinstance(self.accelerator.unwrap_model(self.model), PeftModel)
+        patterns = patterns_of(is_adapter, self.processing_class is not None, self.own_files)
+        with nothing_stale(Path(folder), patterns):
+            super()._save(folder, *args, **kwargs)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)

@@ -220,6 +220,7 @@ _CHECKPOINTS = {
         "epochs_trained",
         "steps_trained_in_current_epoch",
     ),
+    "_save": ("self", "output_dir", "state_dict"),
     "_save_rng_state": ("self", "output_dir"),
     "_load_from_checkpoint": ("self", "resume_from_checkpoint", "model"),
     "_load_best_model": ("self",),
@@ -239,7 +240,6 @@ INHERITED = {
                 "is_training",
                 "dataloader_key",
             ),
-            "_save": ("self", "output_dir", "state_dict"),
         },
         called={
             "_remove_unused_columns": Arguments(("self", "dataset", "description")),
@@ -254,7 +254,7 @@ INHERITED = {
         ),
     ),
     "RewardTrainer": Names(
-        overridden={**_CHECKPOINTS, "save_model": ("self", "output_dir", "_internal_call")},
+        overridden=_CHECKPOINTS,
         called={"_get_output_dir": Arguments(("self",), ("trial",))},
     ),
     "DPOTrainer": Names(overridden=_CHECKPOINTS, called={"_get_output_dir": Arguments(("self",), ("trial",))}),
@@ -270,6 +270,7 @@ OTHER_CLASSES = {
     "transformers.trainer.Trainer": Names(
         called={"training_step": Arguments(("self", "model", "inputs", "num_items_in_batch"))},
     ),
+    "transformers.integrations.peft.PeftAdapterMixin": Names(attributes=("_hf_peft_config_loaded",)),
     "transformers.training_args.TrainingArguments": Names(
         attributes=("_n_gpu", "distributed_state"),
         defined=("_setup_devices",),

@@ -30,6 +30,8 @@ class Range:
             The upper end is not one of them.
         none (`bool`, *optional*, defaults to `False`):
             `None` has a meaning although it is not the default.
+        why (`str`, *optional*, defaults to `""`):
+            What other values would do, for the message.
     """
 
     least: float
@@ -38,6 +40,7 @@ class Range:
     above: bool = False
     below: bool = False
     none: bool = False
+    why: str = ""
 
     def holds(self, value: Any) -> bool:
         """Returns whether a value is one of them. NaN, infinity, text and truth values are not."""
@@ -51,9 +54,8 @@ class Range:
     def __str__(self) -> str:
         kind = "an integer" if self.whole else "a number"
         least = "" if self.least == -math.inf else f" {'above' if self.above else 'of at least'} {self.least:g}"
-        if self.most == math.inf:
-            return kind + least
-        return f"{kind}{least} and {'below' if self.below else 'at most'} {_plain(self.most)}"
+        most = "" if self.most == math.inf else f" and {'below' if self.below else 'at most'} {_plain(self.most)}"
+        return kind + least + most + (f" ({self.why})" if self.why else "")
 
 
 COUNT = Range(1, whole=True)
@@ -69,6 +71,10 @@ TRAINING = {
     "gradient_accumulation_steps": COUNT,
     "eval_accumulation_steps": COUNT,
     "learning_rate": NOT_NEGATIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "max_grad_norm": NOT_NEGATIVE,
+    "center_rewards_coefficient": NOT_NEGATIVE,
+    "router_aux_loss_coef": NOT_NEGATIVE,
     "warmup_steps": NOT_NEGATIVE,
     "adam_beta1": Range(0, 1, below=True),
     "adam_beta2": Range(0, 1, below=True),
@@ -110,6 +116,17 @@ GENERATION = {
     "vllm_max_model_length": COUNT,
 }
 PREFERENCES = {"max_length": COUNT, "precompute_ref_batch_size": COUNT}
+DPO = {
+    "beta": Range(0, above=True, why="at 0 nothing is learnt, below it the rejected completion"),
+    "label_smoothing": Range(
+        0,
+        0.5,
+        below=True,
+        why="a share of exchanged labels: at 0.5 nothing is learnt, above it the rejected completion",
+    ),
+    "discopop_tau": POSITIVE,
+    "ld_alpha": SHARE,
+}
 
 GENERATION_CHOICES = {
     "loss_type": (None, "grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"),
@@ -147,13 +164,17 @@ def check_generation_fields(config: Any) -> None:
     """Raises `ValueError`, naming field, value and range, for a config of an online trainer."""
     check_ranges(config, TRAINING | GENERATION)
     check_choices(config, GENERATION_CHOICES)
+    _check_duration(config)
 
 
 def check_preference_fields(config: Any) -> None:
     """Raises `ValueError`, naming field, value and range, for a config of DPO or of a reward model."""
-    check_ranges(config, TRAINING | PREFERENCES)
-    if hasattr(config, "f_divergence_type"):
+    is_dpo = hasattr(config, "f_divergence_type")
+    check_ranges(config, TRAINING | PREFERENCES | (DPO if is_dpo else {}))
+    _check_duration(config)
+    if is_dpo:
         check_choices(config, DPO_CHOICES)
+        _check_loss_weights(config.loss_weights)
 
 
 def check_ranges(config: Any, ranges: Mapping[str, Range]) -> None:
@@ -179,6 +200,19 @@ def check_choices(config: Any, choices: Mapping[str, tuple]) -> None:
         if wrong:
             listed = [one for one in allowed if one is not None and not isinstance(one, bool)]
             raise ValueError(f"`{name}` must be one of {listed}, got {wrong[0]!r}.")
+
+
+def _check_duration(config: Any) -> None:
+    if config.max_steps <= 0 and not config.num_train_epochs > 0:
+        raise ValueError(
+            f"`num_train_epochs` must be above 0, got {config.num_train_epochs}: an untrained model would be saved. "
+            "Set it, or `max_steps`."
+        )
+
+
+def _check_loss_weights(weights: Any) -> None:
+    if weights is not None and not (all(math.isfinite(one) and one >= 0 for one in weights) and any(weights)):
+        raise ValueError(f"`loss_weights` must not be negative, and one of them above 0, got {weights}.")
 
 
 def _plain(number: float) -> str:

@@ -306,7 +306,7 @@ class PPOTrainer(GRPOTrainer):
     def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         super()._save(output_dir, *args, **kwargs)
         if self.args.should_save:
-            self.critic.save(Path(output_dir or required(self.args.output_dir)) / critic.VALUE_FOLDER)
+            self.critic.save(Path(self.folder_to_save(output_dir)) / critic.VALUE_FOLDER)
 
 
 def _mean(sums: torch.Tensor) -> float:

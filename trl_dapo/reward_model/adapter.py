@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.utils import load_peft_weights
 from peft.utils.constants import SAFETENSORS_WEIGHTS_NAME
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import use_adapter
 
-from .folders import ADAPTER_CONFIG, check_adapter, check_same_ids
-from .scoring import padded, padding_id, rewards_in_chunks, token_ids
+from ..host.adapter_folders import check_adapter_loaded
+from .folders import ADAPTER_CONFIG, check_adapter, tokenizer_on
+from .scoring import padded, padding_id, rewards_in_chunks, rows_of_token_ids
 
 
 REWARD_ADAPTER = "reward"
@@ -30,7 +32,8 @@ class AdapterReward:
     """
     Reward function that scores completions with an adapter on the policy's base.
 
-    Prompt and completion are put together and tokenized as [`RewardTrainer`] does it.
+    Prompt and completion are put together and tokenized as [`RewardTrainer`] does it, with the tokenizer and the chat
+    template that were saved with the adapter.
 
     Args:
         folder (`str`):
@@ -64,20 +67,22 @@ class AdapterReward:
                 Rows that go through the model together.
 
         Raises:
-            `ValueError`: If the adapter was trained with another tokenizer.
+            `ValueError`: If the adapter was trained with another tokenizer or base.
         """
-        check_same_ids(self._folder, self._called, tokenizer)
+        own = tokenizer_on(self._folder, self._called, tokenizer)
         training = model.training
         model.load_adapter(self._folder, REWARD_ADAPTER, is_trainable=False)
+        saved = load_peft_weights(self._folder, device="cpu")
+        check_adapter_loaded(model, REWARD_ADAPTER, saved, self._folder, "of the policy")
         for name, module in model.named_modules():
             if isinstance(module, nn.Dropout) and name.endswith(f".{REWARD_ADAPTER}"):
                 module.p = 0.0  # the policy may be in training mode when rewards are computed
         model.train(training)
-        self._model, self._tokenizer, self._rows_at_once = model, tokenizer, rows_at_once
+        self._model, self._tokenizer, self._rows_at_once = model, own, rows_at_once
 
     def __call__(self, prompts: list, completions: list, **kwargs: Any) -> list[float]:
         """Returns the reward of each completion, in order."""
-        rows = [token_ids(self._tokenizer, *texts, self._called) for texts in zip(prompts, completions, strict=True)]
+        rows = rows_of_token_ids(self._tokenizer, prompts, completions, self._called, kwargs)
         with torch.no_grad(), use_adapter(self._model, REWARD_ADAPTER):
             return rewards_in_chunks(rows, self._rows_at_once, self._forward).tolist()
 

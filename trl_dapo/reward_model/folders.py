@@ -14,11 +14,14 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
+from ..host.adapter_folders import ADAPTER_CONFIG, check_one_model
 
-ADAPTER_CONFIG = "adapter_config.json"
 
-# What the sequence classification models of transformers call their last layer
-HEAD_NAMES = ("score", "classifier")
+# What the sequence classification models of transformers call their head, of one or several layers
+HEAD_NAMES = ("score", "classifier", "classification_head", "logits_proj")
+
+# The layer of a head that gives the rewards: the head itself, or the last of several
+_LAST_LAYERS = ("", ".out_proj")
 
 
 def adapter_base(path: str) -> str | None:
@@ -39,6 +42,8 @@ def adapter_base(path: str) -> str | None:
                 f"The reward model {path!r} is a folder without config.json and without {ADAPTER_CONFIG}. Pass the "
                 "folder of a model that RewardTrainer saved."
             )
+        if Path(path).is_dir():
+            check_one_model(Path(path))
         if find_adapter_config_file(path) is None:
             _check_whole_model(path)
             return None
@@ -87,16 +92,23 @@ def folder_tokenizer(path: str) -> Any:
         ) from error
 
 
-def check_same_ids(path: str, called: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises `ValueError` if a reward adapter was saved with a tokenizer whose ids differ from the policy's."""
+def tokenizer_on(path: str, called: str, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """
+    Returns the tokenizer that a reward adapter reads text with on the policy's base: its own, else the policy's.
+
+    Raises:
+        `ValueError`: If it has other ids than the policy's, or tokens that the policy's does not have.
+    """
     if not (Path(path) / "tokenizer.json").is_file():
-        return
-    if folder_tokenizer(path).get_vocab() != tokenizer.get_vocab():
+        return tokenizer
+    own = folder_tokenizer(path)
+    if not own.get_vocab().items() <= tokenizer.get_vocab().items():
         raise ValueError(
             f"{called} was trained with another tokenizer than the policy's, and both read token ids through the same "
             "base. Use it as a reward model of its own, with RewardModelFunction, or train one with the policy's "
             "tokenizer."
         )
+    return own
 
 
 def _check_whole_model(path: str) -> None:
@@ -118,13 +130,14 @@ def _check_head(weights: Path, called: str, head_names: tuple[str, ...]) -> None
     with safe_open(weights, framework="pt") as file:
         # The head itself, not an adapter on it, which would be added to a random one
         heads = [name for name in file.keys() if _is_head(name, head_names)]  # noqa: SIM118
-        labels = {file.get_slice(name).get_shape()[0] for name in heads}
-    if not labels:
+        last = [name for name in heads if name.endswith(_last_layers(head_names))]
+        labels = {file.get_slice(name).get_shape()[0] for name in last} - {1}
+    if not heads:
         raise ValueError(
             f"{called} holds no head ({' or '.join(head_names)}): its rewards would be random. Train it with "
             "RewardTrainer."
         )
-    if labels != {1}:
+    if labels:
         raise ValueError(
             f"{called} has a head of num_labels={max(labels)}, and a reward is one number. Train one with "
             "num_labels=1."
@@ -132,4 +145,8 @@ def _check_head(weights: Path, called: str, head_names: tuple[str, ...]) -> None
 
 
 def _is_head(name: str, head_names: tuple[str, ...]) -> bool:
-    return name.endswith(tuple(f".{head}.weight" for head in head_names))
+    return "lora_" not in name and any(f".{head}." in name for head in head_names) and name.endswith(".weight")
+
+
+def _last_layers(head_names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f".{head}{layer}.weight" for head in head_names for layer in _LAST_LAYERS)

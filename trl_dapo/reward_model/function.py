@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..host.adapter_folders import check_base
 from .folders import adapter_base, folder_tokenizer
 from .loading import Loaded, LoadSettings, load
-from .scoring import Text, padded, padding_id, rewards_in_chunks, token_ids
+from .scoring import Text, padded, padding_id, rewards_in_chunks, rows_of_token_ids
 from .statistics import STATISTICS_FILE, RewardStatistics
 
 
@@ -94,8 +96,8 @@ class RewardModelFunction:
         self.clip, self.uncertainty_penalty = clip, uncertainty_penalty
         self._check_numbers()
         for one in self._models:
-            if isinstance(one, str):
-                adapter_base(one)
+            if isinstance(one, str) and (found := adapter_base(one)) is not None and not isinstance(base, nn.Module):
+                check_base(base or found, f"The adapter {one!r}", "Pass its base, or where it is now, as `base=`.")
         self._tokenizers = self._one_each(processing_class, "processing_class", self._tokenizer)
         self._statistics = self._one_each(statistics, "statistics", self._saved) if normalize else None
         self._loaded: list[Loaded] | None = None
@@ -119,27 +121,34 @@ class RewardModelFunction:
             log_metric (`Callable`, *optional*):
                 TRL's; receives the standard deviation over the ensemble, averaged over rows.
             **kwargs:
-                Other columns that TRL passes to reward functions; not used.
+                Other columns that TRL passes to reward functions. `tools` and `chat_template_kwargs` go to the chat
+                template, as in training.
 
         Raises:
-            `ValueError`: If a reward is not finite, or messages meet a tokenizer without a chat template.
+            `ValueError`: If a reward is not finite, prompt and completion are not of one kind, or messages meet a
+                tokenizer without a chat template.
         """
         if not completions:
             return []
-        rewards_MB = torch.stack([self._scores(i, prompts, completions) for i in range(len(self._models))])
+        rewards_MB = torch.stack([self._scores(i, prompts, completions, kwargs) for i in range(len(self._models))])
         std_B = rewards_MB.std(dim=0, correction=0)
         if log_metric is not None and len(self._models) > 1:
             log_metric(f"{self.__name__}/std", std_B.mean().item())
         return (rewards_MB.mean(dim=0) - self.uncertainty_penalty * std_B).tolist()
+
+    @property
+    def folders(self) -> list[str]:
+        """The reward models that are given by name."""
+        return [one for one in self._models if isinstance(one, str)]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_loaded": None}
 
     # Scoring
 
-    def _scores(self, index: int, prompts: list[Text], completions: list[Text]) -> torch.Tensor:
+    def _scores(self, index: int, prompts: list[Text], completions: list[Text], columns: dict) -> torch.Tensor:
         """Rewards of one model, normalised and clipped, shape `(B,)`, float64 on the CPU."""
-        rows = [self._token_ids(index, *texts) for texts in zip(prompts, completions, strict=True)]
+        rows = self._token_ids(index, prompts, completions, columns)
         rewards_B = rewards_in_chunks(rows, self.chunk_size, partial(self._forward, index))
         wrong = (~rewards_B.isfinite()).nonzero().flatten().tolist()
         if wrong:
@@ -152,16 +161,17 @@ class RewardModelFunction:
             rewards_B = self._statistics[index].normalized(rewards_B)
         return rewards_B if self.clip is None else rewards_B.clamp(-self.clip, self.clip)
 
-    def _token_ids(self, index: int, prompt: Text, completion: Text) -> list[int]:
-        """The last `max_length` of the token ids that the model read in its training."""
-        ids = token_ids(self._tokenizers[index], prompt, completion, f"the reward model {self.__name__!r}")
-        if self.max_length is not None and len(ids) > self.max_length:
+    def _token_ids(self, index: int, prompts: list, completions: list, columns: dict) -> list[list[int]]:
+        """The last `max_length` of the token ids that the model read in its training, for each row."""
+        called = f"the reward model {self.__name__!r}"
+        rows = rows_of_token_ids(self._tokenizers[index], prompts, completions, called, columns)
+        if self.max_length is not None and max(map(len, rows)) > self.max_length:
             logger.warning_once(
                 f"The reward model {self.__name__!r} sees only the last max_length={self.max_length} tokens of longer "
                 "rows."
             )
-            ids = ids[-self.max_length :]
-        return ids
+            rows = [ids[-self.max_length :] for ids in rows]
+        return rows
 
     @torch.inference_mode()
     def _forward(self, index: int, rows: list[list[int]]) -> torch.Tensor:
@@ -181,8 +191,9 @@ class RewardModelFunction:
 
     def _models_loaded(self) -> list[Loaded]:
         if self._loaded is None:
-            folders = [one for one in self._models if isinstance(one, str)]
-            read = iter(load(folders, self._base, self._settings))
+            named = [place for place, one in enumerate(self._models) if isinstance(one, str)]
+            tokens = [len(self._tokenizers[place]) for place in named]
+            read = iter(load(self.folders, tokens, self._base, self._settings))
             self._loaded = [
                 next(read) if isinstance(one, str) else Loaded(self._settings.placed(one)) for one in self._models
             ]

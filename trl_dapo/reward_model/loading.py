@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
+from ..host.adapter_folders import brings_embeddings, load_adapter, load_base
+from ..host.new_weights import Load, new_in_memory, refuse_new, watching_loads
 from ..qlora.precision import is_quantized, takes_any_float
 from .folders import HEAD_NAMES, adapter_base
 
@@ -53,51 +53,65 @@ class Loaded:
     adapter: str | None = None
 
 
-def load(paths: list[str], base: str | PreTrainedModel | None, settings: LoadSettings) -> list[Loaded]:
+def load(
+    paths: list[str], tokens: list[int], base: str | PreTrainedModel | None, settings: LoadSettings
+) -> list[Loaded]:
     """
     Returns the reward models of folders, in order; adapters with the same base share it.
 
     Args:
         paths (`list[str]`):
             Folders, or names on the Hub.
+        tokens (`list[int]`):
+            Number of tokens that the tokenizer of each has.
         base (`str` or [`~transformers.PreTrainedModel`], *optional*):
             Base of the adapters, instead of the one that each was trained on.
         settings ([`LoadSettings`]):
             How weights are read. A base that is already a model is taken as it is.
+
+    Raises:
+        `ValueError`: If adapter and base do not fit, or a parameter would stay new and give random rewards.
     """
-    shared: dict[str, Any] = {}
+    shared: dict[str, Load] = {}
     result = []
-    for index, path in enumerate(paths):
+    for index, (path, tokens_of_one) in enumerate(zip(paths, tokens, strict=True)):
         wanted = adapter_base(path)
         if wanted is None:
-            model = AutoModelForSequenceClassification.from_pretrained(path, **settings.arguments())
+            with watching_loads(refuse_new):
+                model = AutoModelForSequenceClassification.from_pretrained(path, **settings.arguments())
             result.append(Loaded(settings.placed(_ready(model))))
             continue
         name = f"reward_{index}"
-        key = wanted if base is None else "base"
+        # Embeddings of its own would be those of every adapter on the base
+        key = f"{path}'s own" if brings_embeddings(path) else wanted if base is None else "base"
         if key not in shared:
-            loaded = _ready(base if isinstance(base, nn.Module) else _load_base(base or wanted, settings))
-            shared[key] = PeftModel.from_pretrained(loaded, path, adapter_name=name)
-        else:
-            shared[key].load_adapter(path, adapter_name=name)
-        result.append(Loaded(settings.placed(shared[key]), name))
+            shared[key] = _base(base or wanted, settings)
+        model = load_adapter(shared[key], path, name, tokens=tokens_of_one)
+        shared[key] = Load(model, shared[key].name, shared[key].new)
+        result.append(Loaded(settings.placed(model), name))
     return result
 
 
-def _load_base(name: str, settings: LoadSettings) -> PreTrainedModel:
-    # transformers warns that the head is missing; it comes with the adapter
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        return AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, **settings.arguments())
-    finally:
-        transformers_logging.set_verbosity(verbosity)
+def _base(base: Any, settings: LoadSettings) -> Load:
+    if isinstance(base, nn.Module):
+        return Load(_ready(base), base.config._name_or_path, new_in_memory(base))
+    arguments = {"device_map": None, **settings.arguments()}
+    load = load_base(base, AutoModelForSequenceClassification, num_labels=1, **arguments)
+    return Load(_ready(load.model), load.name, load.new)
+
+
+def float_head(head: nn.Module) -> None:
+    """Casts a head, of one or several layers, to float32; it takes hidden states of any precision."""
+    head.float()
+    for module in head.modules():
+        if isinstance(module, nn.Linear):
+            takes_any_float(module)
 
 
 def _ready(model: Any) -> Any:
     """The model with its head in float32. PEFT copies the head's dtype, and trained heads are saved in float32."""
     for name, module in model.named_children():
-        if name in HEAD_NAMES and isinstance(module, nn.Linear):
-            takes_any_float(module.float())
+        if name in HEAD_NAMES:
+            float_head(module)
     model.config.use_cache = False
     return model

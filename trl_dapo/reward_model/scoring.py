@@ -5,13 +5,14 @@ The forward pass itself is the caller's, because a model of its own and an adapt
 differently.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..host.messages import tools_of
 from ..packing.bins import chunks
 
 
@@ -34,7 +35,43 @@ class PaddedRows:
     attention_mask: torch.Tensor
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text, completion: Text, called: str) -> list[int]:
+def rows_of_token_ids(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[Text], completions: list[Text], called: str, columns: Mapping
+) -> list[list[int]]:
+    """
+    Returns what a reward model reads of each row, see [`token_ids`].
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The reward model's.
+        prompts (`list`):
+            Text or messages.
+        completions (`list`):
+            Of the same kinds.
+        called (`str`):
+            What the error calls the reward model.
+        columns (`Mapping[str, list]`):
+            Further columns, of which `tools` and `chat_template_kwargs` are read, as in training.
+
+    Raises:
+        `ValueError`: See [`token_ids`]; the message names the row.
+    """
+    read = {name: columns[name] for name in ("tools", "chat_template_kwargs") if isinstance(columns.get(name), list)}
+    result = []
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        arguments = tools_of({name: values[row] for name, values in read.items()})
+        result.append(token_ids(tokenizer, prompt, completion, called, row, arguments))
+    return result
+
+
+def token_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Text,
+    completion: Text,
+    called: str,
+    row: int = 0,
+    arguments: Mapping[str, Any] | None = None,
+) -> list[int]:
     """
     Returns what a reward model reads of a row, put together as [`RewardTrainer`] does it.
 
@@ -49,17 +86,30 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text, completion: Text
             Of the same kind.
         called (`str`):
             What the error calls the reward model.
+        row (`int`, *optional*, defaults to `0`):
+            Number of the row, for the error.
+        arguments (`Mapping[str, Any]`, *optional*):
+            Of the chat template, such as `tools`.
 
     Raises:
-        `ValueError`: If messages meet a tokenizer without a chat template.
+        `ValueError`: If prompt and completion are not of one kind, or messages meet a tokenizer without a chat
+            template.
     """
+    kinds = [str if isinstance(one, str) else list if isinstance(one, list) else None for one in (prompt, completion)]
+    if None in kinds or kinds[0] is not kinds[1]:
+        raise ValueError(
+            f"Row {row} of a batch for {called}: the prompt is a {type(prompt).__name__} and the completion a "
+            f"{type(completion).__name__}. Both must be text, or both lists of messages, as in its training."
+        )
     if isinstance(prompt, list) and isinstance(completion, list):
         if tokenizer.chat_template is None:
             raise ValueError(
                 f"The completions are messages, and the tokenizer of {called} has no chat template. Pass one that "
                 "has as `processing_class`."
             )
-        encoded: Any = tokenizer.apply_chat_template([*prompt, *completion], tokenize=True, return_dict=True)
+        encoded: Any = tokenizer.apply_chat_template(
+            [*prompt, *completion], tokenize=True, return_dict=True, **(arguments or {})
+        )
         return encoded["input_ids"]
     text, end = f"{prompt}{completion}", str(tokenizer.eos_token or "")
     return tokenizer(text if text.endswith(end) else text + end)["input_ids"]

@@ -7,7 +7,8 @@ loading.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,26 +16,47 @@ from accelerate.logging import get_logger
 from peft import PeftConfig, PeftModel, TaskType
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
-from transformers import DataCollator, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollator,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
 from trl import RewardConfig as HostConfig
 from trl import RewardTrainer as HostTrainer
 
+from ..host.adapter_start import from_adapter_folder
 from ..host.checkpoint_seams import CheckpointSeams
 from ..host.compat import check_host
 from ..host.finite_weights import FiniteWeights, check_finite_weights, trained_parameters
 from ..host.foreign import check_config
-from ..host.preference_rows import check_token_ids, checked_preferences
+from ..host.new_weights import (
+    Load,
+    listed,
+    modules_to_add,
+    neither_trained_nor_saved,
+    new_in_memory,
+    watching_loads,
+)
+from ..host.output_folders import check_output_folder, folders_of
+from ..host.preference_rows import check_token_ids, checked_preferences, report_lengths
 from ..host.promotion import promoted
 from ..host.ranges import check_preference_fields
 from ..host.starting_point import check_given, probe_ids, settle_start
-from ..qlora.precision import adapters_kept, set_adapter_dtype, takes_any_float
+from ..qlora.precision import adapters_kept, set_adapter_dtype
 from .calibration import pair_metrics
 from .config import RewardConfig
 from .folders import HEAD_NAMES
-from .statistics import RewardStatistics
+from .loading import float_head
+from .statistics import STATISTICS_FILE, RewardStatistics
 
 
 logger = get_logger(__name__)
+
+# What PEFT trains and saves of a model for sequence classification, whatever its config says
+_HEADS_OF_PEFT = ("classifier", "score")
 
 
 class RewardTrainer(CheckpointSeams, HostTrainer):
@@ -61,6 +83,7 @@ class RewardTrainer(CheckpointSeams, HostTrainer):
 
     args: RewardConfig
     model: Any
+    own_files = (STATISTICS_FILE,)
 
     def __init__(
         self,
@@ -79,14 +102,26 @@ class RewardTrainer(CheckpointSeams, HostTrainer):
         peft_config: PeftConfig | None = None,
     ) -> None:
         check_host(HostTrainer)
-        self._statistics = RewardStatistics()
-        self._pairs: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}  # rows (2 rewards, 2 lengths)
         if args is not None:
             check_config(args, RewardConfig, HostConfig, type(self).__name__)
             args = promoted(args, RewardConfig)
             check_preference_fields(args)
+            check_output_folder(args.output_dir, {"model": model})
+        self._statistics = RewardStatistics()
+        self._pairs: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}  # rows (2 rewards, 2 lengths)
+        self.source_folders = tuple(folders_of(model))
+        taken = {"quantization_config": quantization_config, "peft_config": peft_config}
+        start = from_adapter_folder(
+            {"model": model, "args": args, "processing_class": processing_class, **taken},
+            AutoModelForSequenceClassification,
+            TaskType.SEQ_CLS,
+        )
+        model, args, processing_class, quantization_config, peft_config = start.values()
         check_given(model, has_reference=False)
-        with adapters_kept(model):
+        peft_config = _for_rewards(peft_config)
+        self._new_weights = new_in_memory(_base_of(model)) if _has_adapter(model, peft_config) else ()
+        _train_too(peft_config, self._new_weights)
+        with adapters_kept(model), watching_loads(partial(self._note_new, peft_config)):
             super().__init__(
                 model=model,
                 args=args,
@@ -100,7 +135,7 @@ class RewardTrainer(CheckpointSeams, HostTrainer):
                 optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
                 preprocess_logits_for_metrics=preprocess_logits_for_metrics,
                 quantization_config=quantization_config,
-                peft_config=_for_rewards(peft_config),
+                peft_config=peft_config,
             )
         self.args = promoted(self.args, RewardConfig)
         set_adapter_dtype(self.model, self.args.adapter_dtype)
@@ -117,8 +152,10 @@ class RewardTrainer(CheckpointSeams, HostTrainer):
             return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
-        dataset = checked_preferences(dataset, dataset_name, tokenized=True)
-        return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        dataset = checked_preferences(dataset, dataset_name, tokenized=True, margins=True)
+        prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        report_lengths(dataset, prepared, dataset_name, args.max_length)
+        return prepared
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         check_token_ids(inputs["input_ids"], self.model.config.get_text_config().vocab_size)
@@ -151,10 +188,14 @@ class RewardTrainer(CheckpointSeams, HostTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         check_finite_weights(trained_parameters(self.model), self.state.global_step)
-        # Before the host saves, because it may push the folder to the Hub right away
-        if self.args.should_save and self._statistics.rows:
-            self._statistics.save(str(output_dir or self.args.output_dir))
         super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        # The weights first; and all before the host may push the folder to the Hub
+        folder = self.folder_to_save(output_dir)
+        super()._save(folder, *args, **kwargs)
+        if self.args.should_save and self._statistics.rows:
+            self._statistics.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -166,27 +207,38 @@ class RewardTrainer(CheckpointSeams, HostTrainer):
 
     # The head
 
+    def _note_new(self, peft_config: PeftConfig | None, load: Load) -> None:
+        self._new_weights = load.new
+        _train_too(peft_config, load.new)
+
     def _settle_head(self, model: PeftModel) -> None:
-        """Casts the head to float32 if adapters are float32; raises if it would be neither trained nor saved."""
+        """Casts the head to float32 if adapters are float32; raises if anything would be neither trained nor saved."""
         heads = [name for name, _ in model.get_base_model().named_children() if name in HEAD_NAMES]
         if not heads:
             raise ValueError(
                 f"The model {type(model.get_base_model()).__name__} has no head called {' or '.join(HEAD_NAMES)}, so "
                 "there is no telling whether its head is trained. Load it with AutoModelForSequenceClassification."
             )
-        trained = [module for module in _saved_modules(model, heads[0]) if module.weight.requires_grad]
-        if not trained:
-            config: Any = model.peft_config[str(model.active_adapter)]
+        config: Any = model.peft_config[str(model.active_adapter)]
+        if not any(_trained_copies(model, name) for name in heads):
             raise ValueError(
                 f"The head {heads[0]!r} of the model is frozen and not saved with its adapter (task_type="
                 f"{config.task_type!r}, modules_to_save={config.modules_to_save!r}): it would stay random. Pass the "
                 "base model and `peft_config` instead, or create the adapter with task_type='SEQ_CLS'."
             )
+        lost = neither_trained_nor_saved(model, self._new_weights)
+        if lost:
+            raise ValueError(
+                f"{len(lost)} parameters that the checkpoint of the base does not have are frozen and not saved with "
+                f"the adapter: {listed(lost)}. They would be random, and others at each load. Add their modules to "
+                "`modules_to_save`, or pass the name of the base and `peft_config`."
+            )
         zero3 = self.args.deepspeed_plugin is not None and self.args.deepspeed_plugin.zero_stage == 3
         # ZeRO-3 can only gather parameters of the same dtype
         if self.args.adapter_dtype == "float32" and not zero3:
-            for head in trained:
-                takes_any_float(head.float())
+            for name in [*heads, *_owners(self._new_weights)]:
+                for head in _trained_copies(model, name):
+                    float_head(head)
 
     def _check_finite(self, rewards_B2: torch.Tensor) -> None:
         wrong = int((~rewards_B2.isfinite()).any(dim=1).sum())
@@ -211,8 +263,34 @@ def _for_rewards(peft_config: PeftConfig | None) -> PeftConfig | None:
     return result
 
 
-def _saved_modules(model: PeftModel, name: str) -> list[nn.Linear]:
-    """The copies of a module that PEFT trains and saves, one for each adapter."""
-    wrapper = getattr(model.get_base_model(), name)
-    copies = wrapper.modules_to_save.values() if isinstance(wrapper, ModulesToSaveWrapper) else ()
-    return [module for module in copies if isinstance(module, nn.Linear)]
+def _train_too(peft_config: Any, new: Iterable[str]) -> None:
+    """Makes PEFT train and save the modules that are new, beside the heads that it knows."""
+    if isinstance(peft_config, PeftConfig) and hasattr(peft_config, "modules_to_save"):
+        own: Any = peft_config
+        known = [*(own.modules_to_save or ()), *_HEADS_OF_PEFT]
+        if more := modules_to_add(new, known):
+            own.modules_to_save = [*(own.modules_to_save or ()), *more]
+            logger.info(f"peft_config.modules_to_save: + {', '.join(more)}, which the checkpoint does not have")
+
+
+def _has_adapter(model: Any, peft_config: PeftConfig | None) -> bool:
+    return isinstance(model, PeftModel) or (peft_config is not None and not isinstance(model, str))
+
+
+def _base_of(model: Any) -> Any:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _owners(names: Iterable[str]) -> list[str]:
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in names)
+    return [owner for owner in owners if owner.partition(".")[0] not in HEAD_NAMES]
+
+
+def _trained_copies(model: PeftModel, name: str) -> list[nn.Module]:
+    """The copies of a module, or of those within it, that PEFT trains and saves, one for each active adapter."""
+    within = model.get_base_model().get_submodule(name).modules()
+    wrappers = [module for module in within if isinstance(module, ModulesToSaveWrapper)]
+    copies = [
+        one.modules_to_save[key] for one in wrappers for key in model.active_adapters if key in one.modules_to_save
+    ]
+    return [module for module in copies if all(parameter.requires_grad for parameter in module.parameters())]
