@@ -305,8 +305,8 @@ def test_few_methods_of_the_host_are_overridden_and_none_often():
         if name != "__init__" and len(classes) > 2
     )
     # 20 for passes and parts. Three for what a load leaves out: `_run_epoch`, `_load_from_checkpoint`,
-    # `_load_best_model`. Two for evaluations inside of a step, and for weights that must not be saved
-    assert len(overrides()) <= 25, "\n".join(f"{cls}.{name}" for name, cls in overrides())
+    # `_load_best_model`. Three for evaluations inside of a step, weights that must not be saved, and stale files
+    assert len(overrides()) <= 26, "\n".join(f"{cls}.{name}" for name, cls in overrides())
 
 
 def made(node: ast.ClassDef) -> set[str]:
