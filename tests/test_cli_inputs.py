@@ -277,6 +277,12 @@ def test_a_reward_adapter_is_reward_enough(settings, workspace):
     assert Path("out/adapter_config.json").is_file()
 
 
+def test_on_the_built_in_task_a_reward_adapter_is_the_only_reward():
+    script_args = make_parser(COMMANDS["ppo"]).parse(["--reward_adapter", "reward-model"]).script_args
+    assert script_args.reward_funcs is None
+    assert make_parser(COMMANDS["ppo"]).parse([]).script_args.reward_funcs == ["arena_accuracy"]
+
+
 @pytest.mark.parametrize(
     ("argv", "part"),
     [
@@ -312,6 +318,11 @@ def test_accelerate_config_of_a_flag_wins_over_the_files(settings, monkeypatch, 
     args = launched(monkeypatch, [*write(settings), *spelling, "--num_processes", "1"])
     assert Path(args.config_file).name == "zero3.yaml"
     assert not any("accelerate_config" in word for word in args.training_script_args)
+
+
+def test_the_last_of_several_accelerate_configs_wins(settings, monkeypatch):
+    words = ["--accelerate_config", "zero2", "--accelerate_config=zero3", "--num_processes", "1"]
+    assert Path(launched(monkeypatch, [*write(settings), *words]).config_file).name == "zero3.yaml"
 
 
 def test_other_options_of_accelerate_follow_the_same_order(settings, monkeypatch):
