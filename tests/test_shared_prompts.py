@@ -213,3 +213,31 @@ def test_a_model_that_cannot_share_reads_whole_rows(tmp_path):
     runs = [go(tmp_path, compact, model=model()) for compact in (True, False)]
     assert distance(*runs) < 2e-6
     assert_same_logs(*runs)
+
+
+def test_a_model_that_keeps_nothing_of_what_it_reads_reads_whole_rows(tmp_path):
+    # As models of transformers before 5.24 do in train mode, with gradient checkpointing
+    ours, theirs = [], []
+
+    def forgetful(into):
+        count = tokens_without_gradient(into)
+
+        def note(trainer):
+            count(trainer)
+
+            def forget(_, args, kwargs):
+                if trainer.model.training and not torch.is_grad_enabled() and kwargs.get("use_cache"):
+                    return args, {
+                        name: value for name, value in kwargs.items() if name not in ("cache", "past_key_values")
+                    }
+
+            trainer.accelerator.unwrap_model(trainer.model).base_model.register_forward_pre_hook(
+                forget, with_kwargs=True
+            )
+
+        return note
+
+    runs = [go(tmp_path, True, forgetful(ours)), go(tmp_path, False, tokens_without_gradient(theirs))]
+    assert distance(*runs) < 1e-6
+    assert_same_logs(*runs)
+    assert 0.5 * sum(theirs) < sum(ours)

@@ -56,9 +56,8 @@ class PackedPasses:
 
     def run(self, one: "PackedPass", batch_size: int) -> LogProbs:
         """Runs a pass, `batch_size` rows of full width at a time at most, and returns what it found."""
-        if self._shares(one):
-            self._run_groups(one, self._trainer.args.max_tokens_per_microbatch or batch_size * sum(one.full))
-        else:
+        limit = self._trainer.args.max_tokens_per_microbatch or batch_size * sum(one.full)
+        if not (self._shares(one) and self._run_groups(one, limit)):
             self._run_rows(one, batch_size)
         return one.found()
 
@@ -119,8 +118,12 @@ class PackedPasses:
         backbone = backbone_of(self._trainer.accelerator.unwrap_model(one.model))
         return shared <= SHARED * alone and self._numbers_columns(one.model) and can_share(backbone)
 
-    def _run_groups(self, one: "PackedPass", limit: int) -> None:
-        """Runs the rows with each prompt read once; prompts that are kept at a time hold at most `limit` tokens."""
+    def _run_groups(self, one: "PackedPass", limit: int) -> bool:
+        """
+        Runs the rows with each prompt read once; prompts that are kept at a time hold at most `limit` tokens.
+
+        Returns whether it did: a model that keeps nothing of what it has read cannot go on from it.
+        """
         accelerator = self._trainer.accelerator
         backbone = backbone_of(accelerator.unwrap_model(one.model))
         ids, mask, (columns, _) = one.batch["input_ids"], one.batch["attention_mask"], one.full
@@ -131,6 +134,8 @@ class PackedPasses:
             prompts, firsts = slice(columns - left, columns), [rows[0] for rows in block]
             with accelerator.autocast():
                 prefix = read_prompts(backbone, ids[firsts, prompts], mask[firsts, prompts], columns - left)
+            if prefix is None:
+                return False
             members = [(row, number) for number, rows in enumerate(block) for row in rows]
             for chosen in pack_within([(left, one.sides[row][1]) for row, _ in members], limit):
                 rows, numbers = zip(*(members[place] for place in chosen), strict=True)
@@ -138,6 +143,7 @@ class PackedPasses:
                 part = rows_of(one.batch, rows, (1, right), one.full)
                 with with_inputs(backbone, going_on_from(backbone, prefix, torch.tensor(numbers, device=ids.device))):
                     one.run(list(rows), part, right)
+        return True
 
 
 class PackedPass:

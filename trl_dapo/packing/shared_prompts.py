@@ -55,9 +55,13 @@ def prompt_numbers(prompt_ids: torch.Tensor, prompt_mask: torch.Tensor) -> torch
 
 
 @torch.no_grad()
-def read_prompts(backbone: PreTrainedModel, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, first: int) -> Prefix:
+def read_prompts(
+    backbone: PreTrainedModel, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, first: int
+) -> Prefix | None:
     """
-    Returns the keys and values of the prompts, without their last token.
+    Returns the keys and values of the prompts, without their last token; `None` if the model does not keep them.
+
+    With gradient checkpointing, models of transformers before 5.24 keep none in train mode.
 
     Args:
         backbone ([`~transformers.PreTrainedModel`]):
@@ -75,7 +79,8 @@ def read_prompts(backbone: PreTrainedModel, prompt_ids: torch.Tensor, prompt_mas
     name = _cache_name(backbone) or ""
     backbone(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **{name: cache})
     layers: Any = cache.layers
-    return Prefix([(layer.keys, layer.values) for layer in layers], mask, first)
+    kept = [(layer.keys, layer.values) for layer in layers]
+    return None if not kept or any(keys is None for keys, _ in kept) else Prefix(kept, mask, first)
 
 
 def going_on_from(backbone: PreTrainedModel, prefix: Prefix, prompts: torch.Tensor) -> Callable[[dict], dict]:
