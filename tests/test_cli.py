@@ -337,8 +337,14 @@ def test_run_resumes_from_its_checkpoint(settings, capfd):
     assert run_script(resuming) == 0
     assert Path("out/checkpoint-2/trainer_state.json").is_file()
     for number in (1, 2):
+        Path(f"out/checkpoint-{number}/optimizer.pt").unlink()
+    assert "checkpoint-2 is not whole (optimizer.pt is missing)" in refused(resuming, capfd)
+    # None of them was ever finished: a new run starts, and keeps them
+    for number in (1, 2):
         Path(f"out/checkpoint-{number}/trainer_state.json").unlink()
-    assert "checkpoint-2 is not whole (trainer_state.json is missing)" in refused(resuming, capfd)
+    assert run_script(resuming) == 0
+    assert Path("out/checkpoint-2/trainer_state.json").is_file()
+    assert Path("out/torn-checkpoint-2").is_dir()
 
 
 def test_checkpoint_of_another_trainer_is_one_line(settings, capfd):

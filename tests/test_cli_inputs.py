@@ -366,7 +366,10 @@ except Ended as ended:
 
 
 def start_sleeper(folder: Path, setup: str = "") -> tuple[subprocess.Popen, psutil.Process]:
-    process = subprocess.Popen([sys.executable, "-c", SLEEPER.format(setup=setup)], cwd=folder)
+    # A job in the background inherits that SIGINT is ignored, and one under nohup that SIGHUP is
+    heard = "import signal; [signal.signal(one, signal.SIG_DFL) for one in (signal.SIGHUP, signal.SIGINT)]"
+    heard += "; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    process = subprocess.Popen([sys.executable, "-c", SLEEPER.format(setup=f"{heard}\n{setup}")], cwd=folder)
     while not (folder / "pid").is_file() or not (folder / "pid").read_text():
         time.sleep(0.02)
         assert process.poll() is None

@@ -126,7 +126,7 @@ def spoilt(value, after=0):
 
 
 class SpoiltModel(torch.nn.Module):
-    """A reward model whose reward of row 3 is infinite."""
+    """A reward model whose reward of every third text is infinite."""
 
     def __init__(self):
         super().__init__()
@@ -135,7 +135,8 @@ class SpoiltModel(torch.nn.Module):
 
     def forward(self, **inputs):
         output = self.inner(**inputs)
-        output.logits[3] = -math.inf
+        sums = (inputs["input_ids"] * inputs["attention_mask"]).sum(dim=1)
+        output.logits[sums % 3 == 0] = -math.inf
         return output
 
 
@@ -163,7 +164,7 @@ def test_every_online_trainer_refuses_an_infinite_reward_of_a_reward_model(tmp_p
         reward_processing_classes=[None, tiny_tokenizer()],
         train_dataset=plain_dataset(32),
     )
-    with pytest.raises(ValueError, match=r"returned -inf for row 3 of rows 0 to \d+, which is not finite") as caught:
+    with pytest.raises(RuntimeError, match=r"failed on row \d+ of rows 0 to \d+: .* gave -inf for \d+ of") as caught:
         trainer.train()
     assert trainer.reward_func_names[1] in str(caught.value)
     assert "\nPrompt: '" in str(caught.value)

@@ -280,7 +280,8 @@ def test_a_torn_reference_is_recognised(tmp_path, saved_model):
     moving_reference("dpo", tmp_path, saved_model, max_steps=1).train()
     file = tmp_path / "checkpoint-1" / "reference" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    assert damage(tmp_path / "checkpoint-1", online=False) == "reference/model.safetensors is cut short"
+    found = damage(tmp_path / "checkpoint-1", online=False)
+    assert found.startswith("reference/model.safetensors is cut short or damaged")
 
 
 # ---------------------------------------------------------------------------------------------- the completions table

@@ -44,7 +44,8 @@ def check_trainable(model: nn.Module) -> None:
 
 def active_adapters(model: PeftModel) -> list[str]:
     """Returns the names of the active adapters."""
-    active: Any = model.active_adapter
+    # The layers', which may be several; `active_adapter` is only what the model was last told
+    active: Any = model.active_adapters
     return [active] if isinstance(active, str) else list(active)
 
 
