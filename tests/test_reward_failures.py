@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 import torch
 from trl import GRPOTrainer
-from trl.trainer.utils import get_callable_name, is_async_callable, start_event_loop_in_daemon
+from trl.trainer import utils as host_utils
+from trl.trainer.utils import get_callable_name, start_event_loop_in_daemon
 
 from trl_dapo.grpo.reward_errors import SHOWN_CHARACTERS, named
+
+
+# TRL's test of what it awaits, which older releases write out where they need it
+is_async_callable = getattr(host_utils, "is_async_callable", inspect.iscoroutinefunction)
 
 
 class Judge:

@@ -30,7 +30,7 @@ class TestedRange:
 
 TESTED = {
     "trl": TestedRange(">=1.12,<1.17", "1.12.0", "1.16.0"),
-    "transformers": TestedRange(">=5.13,<5.25", "5.13.0", "5.24.0"),
+    "transformers": TestedRange(">=5.18,<5.25", "5.18.0", "5.24.0"),
     "accelerate": TestedRange(">=1.10.1,<1.16", "1.10.1", "1.15.0"),
     "datasets": TestedRange(">=4.7,<5.3", "4.7.0", "5.2.0"),
     "peft": TestedRange(">=0.18,<0.22", "0.18.0", "0.21.2"),
