@@ -119,7 +119,7 @@ def settle_start(trainer: Any, logps: Logps, has_reference: bool, chosen_referen
 
 def probe_ids(vocab_size: int, avoided: list[int], device: Any) -> torch.Tensor:
     """Returns token ids from all over a vocabulary, shape `(2, 8)`, none of them among the avoided ones."""
-    allowed = [token for token in range(vocab_size) if token not in set(avoided)] or [0]
+    allowed = sorted(set(range(vocab_size)).difference(avoided)) or [0]
     chosen = [allowed[(7919 * place + len(allowed) // 3) % len(allowed)] for place in range(16)]
     return torch.tensor(chosen, device=device).view(2, 8)
 
