@@ -29,6 +29,7 @@ def online(cls, args):
         ({"num_beams": 4}, "importance ratios are wrong"),
         ({"num_return_sequences": 2}, "one completion per row"),
         ({"stop_strings": ["\n"]}, "counts as truncated"),
+        ({"max_tokens_": 4}, "has no effect: transformers' GenerationConfig has no such field"),
     ],
 )
 def test_generation_kwargs_that_contradict_a_field_are_told_in_one_line(tmp_path, kwargs, told):
@@ -41,6 +42,13 @@ def test_generation_kwargs_that_contradict_a_field_are_told_in_one_line(tmp_path
         (line,) = [line for line in args.inert_parts() if "generation_kwargs" in line]
         assert f"generation_kwargs[{name!r}]" in line
         assert told in line
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_beams", -1), ("num_beams", "4"), ("num_return_sequences", 0)])
+def test_counts_in_generation_kwargs_that_cannot_be_are_refused(tmp_path, name, value):
+    for make in (lambda **fields: tiny_args(tmp_path, cls=GRPOConfig, **fields), lambda **f: dapo_args(tmp_path, **f)):
+        with pytest.raises(ValueError, match=rf"generation_kwargs\['{name}'\] must be an integer of at least 1, got"):
+            make(generation_kwargs={name: value})
 
 
 def test_generation_kwargs_that_agree_or_add_are_not_told(tmp_path):

@@ -13,7 +13,7 @@ import trl
 from ..host.foreign import OwnConfig
 from ..host.ranges import check_generation_fields
 from ..qlora.precision import check_adapter_dtype
-from .generation_fields import contradictions
+from .generation_fields import check_counts, contradictions
 from .recipe import DEEPSEEKMATH, known_fields
 
 
@@ -144,6 +144,7 @@ class GRPOConfig(OwnConfig, trl.GRPOConfig):
 
     def check_update_phase(self) -> None:
         """Raises `ValueError`, naming the fix, for values that contradict each other or are out of range."""
+        check_counts(self.generation_kwargs)
         check_adapter_dtype(self.adapter_dtype)
         if self.reward_timeout is not None and not self.reward_timeout > 0:
             raise ValueError(f"`reward_timeout` must be above 0 seconds, got {self.reward_timeout}.")

@@ -1,10 +1,13 @@
 """
-Where `generation_kwargs`, which TRL puts over its own settings of generation, contradicts a field of the config.
+What `generation_kwargs`, which TRL puts over its own settings of generation, asks for that cannot be meant: what
+contradicts a field of the config, and what has no effect.
 
 TRL computes log-probabilities, truncation and length penalties from the fields, whatever was generated with.
 """
 
 from typing import Any
+
+from transformers import GenerationConfig
 
 
 # The field that says the same, by argument of `generate` or of vLLM's sampling
@@ -29,6 +32,9 @@ ALONE = {
     "stop": (None, "a completion that ends so has no end token and counts as truncated"),
 }
 
+# How many completions or beams there are
+COUNTS = ("num_beams", "num_return_sequences", "n")
+
 CONSEQUENCES = {
     "max_completion_length": "the length penalty and truncation are measured from the field",
     "temperature": "log-probabilities are computed at the field's temperature",
@@ -48,4 +54,18 @@ def contradictions(args: Any) -> list[str]:
             )
         if name in ALONE and value != ALONE[name][0]:
             lines.append(f"generation_kwargs[{name!r}]={value!r}: {ALONE[name][1]}. Leave it out.")
-    return lines
+    # vLLM has settings of its own, and refuses those that it does not know
+    known: Any = args.generation_kwargs if args.use_vllm else vars(GenerationConfig())
+    unknown = [name for name in args.generation_kwargs or {} if name not in {*known, *SAME, *ALONE}]
+    return lines + [
+        f"generation_kwargs[{name!r}] has no effect: transformers' GenerationConfig has no such field. Leave it out."
+        for name in unknown
+    ]
+
+
+def check_counts(generation_kwargs: Any) -> None:
+    """Raises `ValueError` for a number of beams or completions that is not a whole number of at least 1."""
+    for name in COUNTS:
+        value = (generation_kwargs or {}).get(name)
+        if value is not None and not (type(value) is int and value >= 1):
+            raise ValueError(f"generation_kwargs[{name!r}] must be an integer of at least 1, got {value!r}.")
