@@ -33,7 +33,7 @@ TESTED = {
     "transformers": TestedRange(">=5.18,<5.25", "5.18.0", "5.24.0"),
     "accelerate": TestedRange(">=1.10.1,<1.16", "1.10.1", "1.15.0"),
     "datasets": TestedRange(">=4.7,<5.3", "4.7.0", "5.2.0"),
-    "peft": TestedRange(">=0.18,<0.22", "0.18.0", "0.21.2"),
+    "peft": TestedRange(">=0.21,<0.22", "0.21.0", "0.21.2"),
 }
 
 
