@@ -20,6 +20,10 @@ from .starting_point import probe_ids
 from .swapped import swapped
 
 
+# Older releases of TRL know the end token of the tokenizer alone. Looked up once: it reads a file
+KNOWS_ONE_END = is_of_a_later_release("eos_token_ids")
+
+
 class HostState:
     """
     What a trainer of TRL keeps of a run.
@@ -123,9 +127,7 @@ class HostState:
     @property
     def end_ids(self) -> list[int]:
         """The tokens that end a completion. A padding token counts too, as in TRL."""
-        # Before, TRL knows the end token of the tokenizer alone
-        single = is_of_a_later_release("eos_token_ids")
-        ends = [self.tokenizer.eos_token_id] if single else self._trainer.eos_token_ids
+        ends = [self.tokenizer.eos_token_id] if KNOWS_ONE_END else self._trainer.eos_token_ids
         return [*ends, self.tokenizer.pad_token_id]
 
     # Logs
