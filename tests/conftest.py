@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-# Tiny matrices: a second thread costs more than it brings, and results must not hang on the number of cores
+# Tiny matrices: a second thread costs more than it brings, and results must not depend on the number of cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from hypothesis import settings

@@ -173,7 +173,7 @@ def test_d5_constant_groups_do_not_vary(generations):
 
 
 def test_d5_a_standard_deviation_would_call_constant_groups_varied():
-    # Why the range: 186 of these 401 at G = 8, measured with torch 2.13. The count may hang on the build of torch:
+    # Why the range: 186 of these 401 at G = 8, measured with torch 2.13. The count may depend on the build of torch:
     # what the code has to withstand is that there are some.
     groups = CONSTANTS.repeat_interleave(8).view(-1, 8).unbind()
     assert sum(bool(group.std() > 0) for group in groups) > 40

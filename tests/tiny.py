@@ -1,8 +1,8 @@
 """Everything a trainer test needs, built in code: no hub, float32, CPU, fractions of a second.
 
 Plain functions, not pytest fixtures, so that a benchmark or a script under `accelerate launch` can use them too.
-Nothing here knows `trl_dapo`. The invariant: every object is a function of its arguments, and building one leaves the
-global random state alone, so two trainers built from the same calls start equal, bit for bit.
+Nothing here knows `trl_dapo`. Every object depends only on its arguments, and building one leaves the global random
+state alone, so two trainers built from the same calls start equal, bit for bit.
 """
 
 import json

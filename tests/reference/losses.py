@@ -2,8 +2,8 @@
 The losses, written to be read next to their papers: group advantages, clipping, aggregation, soft overlong punishment.
 
 Trainers do not call this file: they run TRL's loss. It is the specification that tests hold TRL's loss against, and it
-knows nothing about TRL, models or configs. The invariant: tokens outside the completion mask reach neither a value nor
-a gradient, whatever they hold.
+knows nothing about TRL, models or configs. Tokens outside the completion mask reach neither a value nor a gradient,
+whatever they hold.
 
 Shapes are suffixes: `P` groups, `G` completions of one group, `B` rows, `T` completion tokens.
 """

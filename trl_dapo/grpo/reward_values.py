@@ -1,8 +1,8 @@
 """
 Rewards that no advantage can be computed from: infinite ones, and finite ones that are too large for float32.
 
-One such reward makes every number of its batch infinite or NaN, and a running mean for good. The invariant: NaN, which
-TRL makes of `None`, is no reward at all and passes. Letters: B rows of all processes, F reward functions.
+One such reward makes every number of its batch infinite or NaN, and a running mean for good. NaN, which TRL makes of
+`None`, is no reward at all and passes. Letters: B rows of all processes, F reward functions.
 """
 
 import math

@@ -46,8 +46,8 @@ from .reward_values import check_rewards, check_weights
 
 logger = get_logger(__name__)
 
-# Of those that every online trainer has
-SETTINGS = (
+# Fields that decide what every online trainer computes: a checkpoint remembers them
+REMEMBERED = (
     "loss_type",
     "beta",
     "epsilon",
@@ -61,7 +61,7 @@ SETTINGS = (
     "max_completion_length",
     "temperature",
 )
-SETTING_REMARKS = {
+REMARKS = {
     "dynamic_sampling": "Prompts come from another stream: those that the run has had so far may come again.",
 }
 
@@ -240,7 +240,7 @@ class GRPOTrainer(Seams):
     @property
     def settings(self) -> tuple[str, ...]:
         """Fields that decide what is computed; a resume tells where they have changed."""
-        return SETTINGS
+        return REMEMBERED
 
     def check_rewards(self, rewards: torch.Tensor, prompts: list, completions: list) -> None:
         if self.rollout_place is None:  # made without `__init__`, so without weights
@@ -250,7 +250,7 @@ class GRPOTrainer(Seams):
 
     def shared_parts(self) -> Parts:
         rollout = RolloutShape(self.host, self.num_iterations)
-        return {"rollout": rollout, "settings": Settings(self.args, self.settings, SETTING_REMARKS)}
+        return {"rollout": rollout, "settings": Settings(self.args, self.settings, REMARKS)}
 
     def own_parts(self) -> Parts:
         return {} if self.rollout_place is None else {"rollout": self.rollout_place}

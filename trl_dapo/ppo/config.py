@@ -1,8 +1,7 @@
 """
 `PPOConfig`: what PPO needs beside [`GRPOConfig`]: a critic, advantages from it, and a KL penalty in the reward.
 
-Fields that PPO shares with GRPO keep TRL's names. The invariant: a field that PPO would not read is refused where it
-asks for something.
+Fields that PPO shares with GRPO keep TRL's names. A field that PPO does not read is refused if it asks for something.
 """
 
 import math

@@ -3,7 +3,7 @@ PPO's critic: values of tokens, from an adapter on the policy's own base or from
 
 An adapter is trainable only while it is selected, and each of its losses goes backward at once: PEFT freezes the
 adapters that are not selected, and gradient checkpointing recomputes with the one that is. The critic's gradients wait
-here, so that what the host clips, sends to other processes and logs are the policy's. The invariant: outside of
+here, so that what the host clips, sends to other processes and logs are the policy's. Outside
 [`Critic.selected`], model and gradients are as if there were no critic.
 """
 

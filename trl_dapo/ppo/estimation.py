@@ -2,7 +2,7 @@
 The numbers of PPO: KL penalty, advantage estimation, whitening, the value loss, and how well values explain returns.
 
 Pure: tensors in, tensors out. Letters: B rows, T completion tokens. A mask is 1 where the policy chose the token, 0 on
-padding and on tokens of a tool. The invariant: what a masked position holds, NaN aside, never changes a result.
+padding and on tokens of a tool. What a masked position holds, unless it is NaN, never changes a result.
 """
 
 from dataclasses import dataclass

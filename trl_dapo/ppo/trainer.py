@@ -200,7 +200,7 @@ class PPOTrainer(GRPOTrainer):
         sums = self.accelerator.reduce(estimation.moments(found.advantages, mask_BT), reduction="sum")
         output["advantages"] = estimation.whitened(found.advantages, mask_BT, sums)
         output["values"], output["returns"] = values_BT, found.returns
-        self._log_rollout(output, scores_B, kl_BT)
+        self._log_estimates(output, scores_B, kl_BT)
         return output
 
     def _scores(self, rewards: torch.Tensor, output: dict[str, Any]) -> torch.Tensor:
@@ -245,7 +245,7 @@ class PPOTrainer(GRPOTrainer):
     def _rows_at_once(self) -> int:
         return self.args.per_device_train_batch_size if self.model.training else self.args.per_device_eval_batch_size
 
-    def _log_rollout(self, output: dict[str, Any], scores_B: torch.Tensor, kl_BT: torch.Tensor) -> None:
+    def _log_estimates(self, output: dict[str, Any], scores_B: torch.Tensor, kl_BT: torch.Tensor) -> None:
         mask_BT = loss_mask(output).bool()
         rows_B = mask_BT.any(dim=1)
         kl_B = torch.where(mask_BT, kl_BT, 0.0).sum(dim=1)

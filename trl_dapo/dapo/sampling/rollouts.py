@@ -2,8 +2,8 @@
 Rows of a rollout: recorded as they are generated, selected by group, moved between ranks, replayed to the host.
 
 Everything that TRL's `_generate` returns is a list with one entry per row, so a row can be kept, dropped or sent to
-another rank whatever produced it: text, tools, environments, images or a `rollout_func`. The invariant: a row's fields
-always travel together.
+another rank whatever produced it: text, tools, environments, images or a `rollout_func`. All fields of a row travel
+together.
 
 Letters: B rows of all ranks in a round, b rows of this rank, F reward functions.
 """
