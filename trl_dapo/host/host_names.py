@@ -18,7 +18,7 @@ class TestedRange:
         specifier (`str`):
             The range, as `pyproject.toml` declares it. It ends before the first minor release that was not tested.
         lowest (`str`):
-            Oldest release that the tests pass with.
+            Oldest release that the tests of trainers, checkpoints and adapters passed with.
         highest (`str`):
             Newest release that the tests pass with.
     """
