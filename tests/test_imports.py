@@ -21,7 +21,22 @@ import trl_dapo
 ROOT = Path(trl_dapo.__file__).parent
 
 # Lowest first: a module imports from its own folder and from those before it
-FOLDERS = ("qlora", "host", "packing", "reward_model", "dpo", "grpo", "dapo", "ppo", "arena", "demo", "cli")
+FOLDERS = (
+    "qlora",
+    "host",
+    "evaluation",
+    "problems",
+    "packing",
+    "reward_model",
+    "dpo",
+    "grpo",
+    "dapo",
+    "ppo",
+    "arena",
+    "verification",
+    "demo",
+    "cli",
+)
 
 # The only modules that define a trainer
 TRAINERS = {
