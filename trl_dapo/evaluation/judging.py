@@ -70,7 +70,7 @@ def _judged(scorer: Any, rows: Rows, drawn: Sequence[Completion]) -> list[Judged
     if hasattr(scorer, "judge"):
         more = {name: column for name, column in columns.items() if name not in _APART}
         found = list(scorer.judge(completions, columns.get("solution", [None] * len(rows)), **more))
-        judged = [Judged(one.outcome, one.reward, one.answer) for one in found]
+        judged = [Judged(one.outcome, one.reward, one.answer, bool(getattr(one, "timed_out", False))) for one in found]
     else:
         prompts = columns.pop("prompt")
         ids = [one.ids for one in drawn]

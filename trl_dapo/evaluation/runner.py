@@ -63,7 +63,8 @@ def make_problems(name: str, dataset: Any, scorer: Any) -> Problems:
     rows = [{"question_id": str(number), **row} for number, row in enumerate(dataset)]
     if not rows:
         raise ValueError(f"the data set {name} has no rows. Give one with questions.")
-    needed = ["prompt", *(["solution"] if hasattr(scorer, "judge") else [])]
+    # A scorer names the columns that it reads; what a reward function reads, it says itself
+    needed = ["prompt", *(getattr(scorer, "columns", ("solution",)) if hasattr(scorer, "judge") else ())]
     for column in needed:
         row = next((row for row in rows if not row.get(column)), None)
         if row is not None:

@@ -48,11 +48,14 @@ class Judged:
             Its reward.
         answer (`str`, *optional*):
             Its answer, normalised.
+        timed_out (`bool`, *optional*, defaults to `False`):
+            Whether the scorer's time limit stopped it; such a completion is unparseable.
     """
 
     outcome: str
     reward: float | None = None
     answer: str | None = None
+    timed_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Sample:
     tokens: int
     truncated: bool
     seed: int
+    timed_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class QuestionScore:
         right (`int`):
             How many are right.
         metrics (`dict[str, float]`):
-            Scores by name: `avg@k`, `pass@k`, `maj@k`, `unparseable`, `truncated`, `mean_length`, `mean_reward`.
+            Scores by name: `avg@k`, `pass@k`, `maj@k`, `unparseable`, `timed_out`, `truncated`, `mean_length`, `mean_reward`.
     """
 
     question_id: str
@@ -120,6 +124,7 @@ def make_sample(question_id: str, sample: int, drawn: Completion, judged: Judged
         tokens=len(drawn.ids),
         truncated=drawn.truncated,
         seed=drawn.seed,
+        timed_out=judged.timed_out,
     )
 
 
@@ -141,6 +146,7 @@ def score_question(samples: Sequence[Sample], votes: bool) -> QuestionScore:
         answers = [None if one.outcome == "unparseable" else one.answer for one in samples]
         metrics[f"maj@{count}"] = maj_at_k(answers, right)
     metrics["unparseable"] = fmean(one.outcome == "unparseable" for one in samples)
+    metrics["timed_out"] = fmean(one.timed_out for one in samples)
     metrics["truncated"] = fmean(one.truncated for one in samples)
     metrics["mean_length"] = fmean(one.tokens for one in samples)
     rewards = [one.reward for one in samples if one.reward is not None]
