@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.console import Console
 
-from trl_dapo import __version__
 from trl_dapo.arena.settings import MAX_COMPLETION_LENGTH
 from trl_dapo.evaluation import scorers
 from trl_dapo.evaluation.display import shown, table
@@ -217,7 +216,6 @@ def settings_of(
         **how,
         "scorers": {one.name: name_of(one.scorer) for one in problems},
         "data_sets": {one.name: one.fingerprint() for one in problems},
-        "trl_dapo": __version__,
     }
 
 

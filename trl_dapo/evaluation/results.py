@@ -17,6 +17,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from trl_dapo import __version__
+
 from .samples import DataSetScore, Sample
 
 
@@ -96,7 +98,7 @@ class ResultsFolder:
         self._write_results({name: summary(score) for name, score in scores.items()}, complete=True)
 
     def _write_results(self, data_sets: dict[str, Any], complete: bool) -> None:
-        content = {"schema": SCHEMA, "complete": complete, "settings": self.settings, "data_sets": data_sets}
+        content = {"schema": SCHEMA, "trl_dapo": __version__, "complete": complete, "settings": self.settings, "data_sets": data_sets}
         _replace(self.folder / RESULTS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
