@@ -31,7 +31,7 @@ __all__ = [
 SCORERS: tuple[str, ...] = tuple(ANSWER_FORMATS)
 
 REWARD_RANGES = {"dapo_math": (-1.0, 1.0)}
-COLUMNS = {"reasoning_gym": ("solution", "entry")}
+COLUMNS = {"reasoning_gym": ("entry",)}
 
 
 def get_scorer(

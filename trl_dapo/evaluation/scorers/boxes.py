@@ -25,9 +25,7 @@ RENAMED = {
 COMMAND_SPACE = re.compile(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])")
 # Only inside a short wrapper: what is longer is prose
 WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname) ?\{([^{}]{0,100})\}")
-UNIT = re.compile(
-    r"(?<=[\d}$])\s*(?:\\[,; ])?\s*\\(?:text|mathrm|mbox|textrm) ?\{\s*[^{}\d]{1,40}\}(?:\^\{?\d\}?)?\s*$"
-)
+UNIT = re.compile(r"(?<=[\d}$]) ?(?:\\[,; ])? ?\\(?:text|mathrm|mbox|textrm) ?\{ ?[^{}\d]{1,40}\}(?:\^\{?\d\}?)?\$?$")
 SHORT_FRACTION = re.compile(r"\\frac(?:\{([^{}]{1,20})\}|(\d))(?:\{([^{}]{1,20})\}|(\d))")
 SHORT_ROOT = re.compile(r"\\sqrt([^{\[\\])")
 # "x = 5" is 5, and "x = 2, y = 3" stays

@@ -21,20 +21,8 @@ HARMLESS = frozenset({"abs", "bool", "complex", "divmod", "float", "int", "len",
 FORBIDDEN_NAMES = frozenset(vars(builtins)) - HARMLESS - {"True", "False", "None", "list", "tuple", "dict", "set"}
 
 ACTS = (
-    *(
-        "os.",
-        "shutil.",
-        "socket.",
-        "subprocess.",
-        "ctypes.",
-        "signal.",
-        "pty.",
-        "ftplib.",
-        "smtplib.",
-        "http.",
-        "urllib.",
-    ),
-    *("tempfile.", "sqlite3.", "webbrowser.", "code.", "cpython.", "syslog.", "winreg.", "_winapi.", "msvcrt."),
+    *("os.", "shutil.", "socket.", "subprocess.", "ctypes.", "signal.", "pty.", "ftplib.", "smtplib.", "http."),
+    *("urllib.", "tempfile.", "sqlite3.", "webbrowser.", "code.", "cpython.", "syslog.", "fcntl.", "resource."),
 )
 # Reading folders is what an import does
 READING = frozenset({"os.listdir", "os.scandir", "os.walk", "os.fwalk"})

@@ -6,6 +6,7 @@ an exponent, so that 9e999999999 costs no more than 9.
 """
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -67,10 +68,8 @@ def last_number(text: str) -> str | None:
     _, mark, rest = text.rpartition(MARK)
     if mark and (found := NUMBER.search(rest)):
         return _normal_form(found)
-    last = None
-    for last in NUMBER.finditer(text):
-        pass
-    return None if last is None else _normal_form(last)
+    last = deque(NUMBER.finditer(text), maxlen=1)
+    return _normal_form(last[0]) if last else None
 
 
 def only_number(text: str) -> str | None:

@@ -6,6 +6,7 @@ A letter counts where the text says that it is the answer: after "answer", in a 
 """
 
 import re
+from collections import deque
 
 from .boxes import last_box
 from .texts import end_of
@@ -34,9 +35,8 @@ def judge(completion: str, solution: str) -> Verdict:
 
 def chosen(text: str) -> str | None:
     """Returns the letter that a text names last, two of them joined by a comma if it hedges."""
-    found = None
-    for found in STATEMENT.finditer(text):
-        pass
+    stated = deque(STATEMENT.finditer(text), maxlen=1)
+    found = stated[0] if stated else None
     if found is None:
         box = last_box(text)
         text, pattern = (box, BOXED) if box is not None else (_last_line(text), LINE)

@@ -41,7 +41,7 @@ class Scorer:
         workers (`int`, *optional*):
             Worker processes of a rule that needs them. `None`: by the number of cores.
         columns (`tuple[str, ...]`):
-            Columns of the data set that are read.
+            Columns of the data set that are needed.
     """
 
     name: str
@@ -84,7 +84,9 @@ class Scorer:
             `ValueError`: If there is no column `solution`, or a solution is no text.
         """
         if solution is None:
-            raise ValueError(self._missing("solution", columns))
+            if "solution" in self.columns:
+                raise ValueError(self._missing("solution", columns))
+            solution = [None] * len(completions)
         judgements = self.judge(completions, solution, **columns)
         if log_metric is not None:
             for name, value in shares(judgements).items():
@@ -109,18 +111,20 @@ class Scorer:
             `ValueError`: If a solution is no text, or a column is missing or has another length.
         """
         if isinstance(solutions, str) or len(solutions) != len(completions):
-            given = "one text" if isinstance(solutions, str) else len(solutions)
-            raise ValueError(
-                f"{self.name}: {given} for {len(completions)} completions in solution. Give one solution per completion."
-            )
-        for name in self.columns[1:]:
-            if columns.get(name) is None:
+            given = "one text" if isinstance(solutions, str) else f"{len(solutions)} entries"
+            raise ValueError(f"{self.name}: solution has {given}, and completions {len(completions)}. Give one each.")
+        for name in self.columns:
+            if name != "solution" and columns.get(name) is None:
                 raise ValueError(self._missing(name, {"solution": solutions, **columns}))
         texts = [completion_text(completion, row) for row, completion in enumerate(completions)]
-        answers = [solution_text(solution, row) for row, solution in enumerate(solutions)]
+        answers = [self._solution(solution, row) for row, solution in enumerate(solutions)]
         verdicts = self.judge_texts(self, texts, answers, columns)
         self._tell_unreadable(verdicts, answers)
         return [self._judgement(verdict) for verdict in verdicts]
+
+    def _solution(self, solution: Any, row: int) -> str:
+        # A rule that reads an entry finds all that it needs there: some tasks have many right answers and name none
+        return solution_text(solution, row) if "solution" in self.columns else ""
 
     def _judgement(self, verdict: Verdict) -> Judgement:
         if not verdict.readable_solution:
@@ -144,8 +148,8 @@ class Scorer:
     def _missing(self, column: str, columns: dict[str, Any]) -> str:
         there = [name for name, value in columns.items() if isinstance(value, list)]
         return (
-            f"{self.name}: the data set has no column {column!r}; its columns are {', '.join(there) or 'none'}. Rename "
-            f"the column that has the answers to {column!r}."
+            f"{self.name}: the data set has no column {column!r}; its columns are {', '.join(there) or 'none'}. "
+            f"Rename the one that is meant to {column!r}."
         )
 
 

@@ -5,6 +5,7 @@ Completions are untrusted and of any length: only their end is read, so that eve
 come from the data set: what is no single text is refused with the row, never guessed.
 """
 
+import json
 import math
 import numbers
 from collections.abc import Mapping
@@ -102,3 +103,28 @@ def shown(value: Any) -> str:
     """Returns a value for an error: escaped, in one line, shortened."""
     text = repr(value[: SHOWN_CHARACTERS + 1] if isinstance(value, str | list | tuple) else value)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+
+
+def entry_texts(entries: list[Any]) -> list[str]:
+    """
+    Returns entries of reasoning-gym as JSON.
+
+    Raises:
+        `ValueError`: For an entry that is no JSON object which names its task.
+    """
+    return [_entry_text(entry, row) for row, entry in enumerate(entries)]
+
+
+def _entry_text(entry: Any, row: int) -> str:
+    try:
+        read = json.loads(entry) if isinstance(entry, str) else entry
+        task = read["metadata"]["source_dataset"]
+        text = entry if isinstance(entry, str) else json.dumps(entry)
+    except (ValueError, TypeError, KeyError):
+        task = text = None
+    if not isinstance(text, str) or not isinstance(task, str):
+        raise ValueError(
+            f"entry: row {row} is {shown(entry)}, and not the JSON text of an entry of reasoning-gym, which names its "
+            "task in metadata.source_dataset. Make it with json.dumps(dataset[i])."
+        )
+    return text

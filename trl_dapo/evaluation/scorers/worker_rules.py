@@ -13,8 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 from .guard import read_without_eval
+from .last_number import only_number
 from .verdicts import NO_ANSWER, UNREADABLE_SOLUTION, Verdict
 
+
+# What tells mathematics from the text around it
+DELIMITERS = ("$", "\\boxed", "\\(", "\\[")
 
 Rule = Callable[[str, str, Any], Verdict]
 
@@ -42,16 +46,21 @@ def _math_verify() -> Rule:
 
     @functools.lru_cache(maxsize=512)
     def parsed_solution(solution: str) -> Any:
-        return parse(solution, parsing_timeout=None)
+        # Left to itself, the library reads the first number of a bare formula: 11 of 11\\sqrt{2}
+        if not any(sign in solution for sign in DELIMITERS):
+            boxed = f"\\boxed{{{only_number(solution) or solution}}}"
+            if parsed := parse(boxed, extraction, parsing_timeout=0):
+                return parsed
+        return parse(solution, parsing_timeout=0)
 
     def judge(text: str, solution: str, entry: Any) -> Verdict:
         gold = parsed_solution(solution)
         if not gold:
             return UNREADABLE_SOLUTION
-        answer = parse(text, extraction, extraction_mode="first_match", parsing_timeout=None)
+        answer = parse(text, extraction, extraction_mode="first_match", parsing_timeout=0)
         if not answer:
             return NO_ANSWER
-        return Verdict(str(answer[0]), float(verify(gold, answer, timeout_seconds=None)))
+        return Verdict(str(answer[0]), float(verify(gold, answer, timeout_seconds=0)))
 
     return judge
 
@@ -66,21 +75,34 @@ EVALUATING = [
 ]
 
 
+# Compare tuples, which JSON turns into lists
+WITH_TUPLES = ("arc_agi", "rearc")
+
+
+def _as_made(value: Any) -> Any:
+    """Gives nested lists back as tuples."""
+    if isinstance(value, dict):
+        return {key: _as_made(inner) for key, inner in value.items()}
+    return tuple(_as_made(inner) for inner in value) if isinstance(value, list) else value
+
+
 def _reasoning_gym() -> Rule:
     import reasoning_gym
 
     read_without_eval([module for module in EVALUATING if module in sys.modules])
-    score_function = functools.lru_cache(maxsize=None)(reasoning_gym.get_score_answer_fn)
+    # Annotated there as taking nothing
+    find: Any = reasoning_gym.get_score_answer_fn
+    score_function = functools.lru_cache(maxsize=None)(find)
 
     def judge(text: str, solution: str, entry: Any) -> Verdict:
-        entry = json.loads(entry) if isinstance(entry, str) else entry
-        score_answer = score_function(entry["metadata"]["source_dataset"])
-        before, opening, answer = text.rpartition("<answer>")
+        entry = json.loads(entry)
+        task = entry["metadata"]["source_dataset"]
+        _, opening, answer = text.rpartition("<answer>")
         answer, closing, _ = answer.partition("</answer>")
         if not (opening and closing):
             return NO_ANSWER
         answer = answer.strip()
-        score = float(score_answer(answer, entry))
+        score = float(score_function(task)(answer, _as_made(entry) if task in WITH_TUPLES else entry))
         return Verdict(answer, min(max(score, 0.0), 1.0)) if math.isfinite(score) else NO_ANSWER
 
     return judge

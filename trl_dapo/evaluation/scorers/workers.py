@@ -20,10 +20,10 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any, cast
 
 from .scorer import Scorer
-from .texts import end_of
+from .texts import end_of, entry_texts
 from .verdicts import Verdict
 
 
@@ -52,6 +52,8 @@ class Worker:
     """One process, what it has been asked, and what it has said so far."""
 
     process: subprocess.Popen[bytes]
+    requests: IO[bytes]
+    replies: IO[bytes]
     asked: deque[int] = field(default_factory=deque)
     unread: bytes = b""
     ready: bool = False
@@ -66,11 +68,8 @@ class Worker:
 
     def forget(self) -> None:
         """Closes the pipes."""
-        for pipe in (self.process.stdin, self.process.stdout):
-            # What was not sent when the worker ended stays in the buffer, and closing would send it
-            with contextlib.suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
+        self.requests.close()
+        self.replies.close()
 
 
 class Pool:
@@ -102,7 +101,8 @@ class Pool:
             # Ctrl-C is for this process, which then ends its workers
             start_new_session=True,
         )
-        worker = Worker(process)
+        # Both are pipes by the arguments above
+        worker = Worker(process, cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout))
         self.workers.append(worker)
         return worker
 
@@ -127,7 +127,6 @@ class Round:
         with selectors.DefaultSelector() as self.selector:
             for worker in self.pool.workers[: self.size]:
                 self._watch(worker)
-                self._ask(worker)
             while len(self.verdicts) < len(self.rows):
                 self._fill_up()
                 nearest = min(worker.deadline for worker in self._busy())
@@ -137,17 +136,23 @@ class Round:
         return [self.verdicts[row] for row in range(len(self.rows))]
 
     def _busy(self) -> list[Worker]:
-        return [key.data for key in self.selector.get_map().values() if key.data.asked or not key.data.ready]
+        return [worker for worker in self._watched() if worker.asked or not worker.ready]
+
+    def _watched(self) -> list[Worker]:
+        return [key.data for key in self.selector.get_map().values()]
 
     def _fill_up(self) -> None:
-        """Starts workers for rows that nobody has been asked."""
+        """Asks workers that have nothing to do, and starts others for the rows that are left."""
+        for worker in self._watched():
+            if worker.ready and not worker.asked:
+                self._ask(worker)
         starting = sum(not worker.ready for worker in self._busy())
         while len(self.selector.get_map()) < self.size and starting * CHUNK < len(self.waiting):
             self._watch(self.pool.start_worker())
             starting += 1
 
     def _watch(self, worker: Worker) -> None:
-        self.selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+        self.selector.register(worker.replies, selectors.EVENT_READ, worker)
 
     def _ask(self, worker: Worker) -> None:
         if not self.waiting:
@@ -157,21 +162,19 @@ class Round:
         self._set_deadline(worker)
         # A worker that has ended is found when its replies are read
         with contextlib.suppress(OSError):
-            _write_all(worker.process.stdin, f"{json.dumps(request)}\n".encode())
+            _write_all(worker.requests, f"{json.dumps(request)}\n".encode())
 
     def _set_deadline(self, worker: Worker) -> None:
         worker.deadline = time.monotonic() + self.time_limit + GRACE
 
     def _read(self, worker: Worker) -> None:
-        read = os.read(worker.process.stdout.fileno(), 1 << 16)
+        read = os.read(worker.replies.fileno(), 1 << 16)
         if not read:
             self._bury(worker)
             return
         *lines, worker.unread = (worker.unread + read).split(b"\n")
         for line in lines:
             self._take(worker, json.loads(line))
-        if not worker.asked:
-            self._ask(worker)
 
     def _take(self, worker: Worker, reply: dict[str, Any]) -> None:
         if not worker.ready:
@@ -191,7 +194,7 @@ class Round:
 
     def _bury(self, worker: Worker) -> None:
         """The row on which a worker ended has its verdict; the others that it was asked go to the next worker."""
-        self.selector.unregister(worker.process.stdout)
+        self.selector.unregister(worker.replies)
         self.pool.workers.remove(worker)
         worker.end()
         if not worker.ready:
@@ -217,7 +220,7 @@ def judge_in_workers(scorer: Scorer, texts: list[str], solutions: list[str], col
             f"{scorer.name}: the library {scorer.name} is not installed. Run pip install "
             f"'trl-dapo[{EXTRAS[scorer.name]}]'."
         )
-    entries = columns["entry"] if "entry" in scorer.columns else [None] * len(texts)
+    entries = entry_texts(columns["entry"]) if "entry" in scorer.columns else [None] * len(texts)
     rows = [(end_of(text), solution, entry) for text, solution, entry in zip(texts, solutions, entries, strict=True)]
     if not rows:
         return []
@@ -237,7 +240,7 @@ def end_workers() -> None:
             pool.end()
 
 
-def _write_all(pipe: Any, data: bytes) -> None:
+def _write_all(pipe: IO[bytes], data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[pipe.write(view) :]
