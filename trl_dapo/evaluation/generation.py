@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from jinja2 import TemplateError
 from transformers import GenerationConfig
 
 from ..host.modes import eval_mode
@@ -58,13 +59,17 @@ class Text:
                 "prompt: the problems are messages, and the model's tokenizer has no chat template. Give a model that "
                 "was trained to chat, or problems whose prompts are plain text."
             )
-        encoded = self.tokenizer.apply_chat_template(
-            conversation=prompts,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            **self.chat_template_kwargs,
-        )
+        try:
+            encoded = self.tokenizer.apply_chat_template(
+                conversation=prompts,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                **self.chat_template_kwargs,
+            )
+        except TemplateError as error:
+            said = " ".join(str(error).split())
+            raise SamplingError(f"prompt: the model's chat template refuses the messages: {said}") from error
         return encoded["input_ids"]
 
     def completion(self, ids: list[int], prompt: Any, truncated: bool, seed: int) -> Completion:
