@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trl_dapo.evaluation.runner import Problems, evaluate, make_problems
 from trl_dapo.evaluation.results import ResultsFolder
+from trl_dapo.evaluation.runner import Problems, evaluate, make_problems
 from trl_dapo.evaluation.samples import Completion
 from trl_dapo.evaluation.settings import Protocol
 

@@ -87,7 +87,9 @@ def test_files_hold_settings_samples_and_questions(tmp_path):
     assert (numbers["questions"], numbers["samples"]) == (3, 12)
     assert numbers["metrics"]["avg@4"]["value"] == score.metrics["avg@4"].value
     lines = [json.loads(line) for line in (tmp_path / "samples" / "numbers.jsonl").read_text().splitlines()]
-    assert [(line["question_id"], line["sample"]) for line in lines] == [(f"q{q}", n) for q in range(3) for n in range(4)]
+    assert [(line["question_id"], line["sample"]) for line in lines] == [
+        (f"q{q}", n) for q in range(3) for n in range(4)
+    ]
     names = "question_id sample completion answer outcome reward tokens truncated seed timed_out"
     assert sorted(lines[0]) == sorted(names.split())
     asked = [json.loads(line) for line in (tmp_path / "questions" / "numbers.jsonl").read_text().splitlines()]

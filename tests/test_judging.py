@@ -44,7 +44,11 @@ def test_a_name_stands_for_a_scorer_and_a_function_for_itself():
 
 def rewards(*values, reward_range=None):
     def function(prompts, completions, completion_ids, solution, trainer_state, log_extra, log_metric, **columns):
-        assert (prompts, completion_ids, solution) == (["p"] * len(values), [[1, 2]] * len(values), ["7"] * len(values))
+        assert (prompts, completion_ids, solution) == (
+            ["p"] * len(values),
+            [[1, 2]] * len(values),
+            ["7"] * len(values),
+        )
         log_metric("a", 1.0)
         log_extra("b", [1])
         return list(values)

@@ -75,7 +75,7 @@ def _evaluate(
     folder = ResultsFolder(options.output_dir, settings_of(options, policy, protocol, problems))
     try:
         left = any(missing_batches(one, protocol, folder.read(one.name)) for one in problems)
-        sampler = policy.sampler(protocol) if left else None
+        sampler: Any = policy.sampler(protocol) if left else None
         with shown(messages) as progress:
             scores = evaluate(sampler, problems, protocol, folder, progress)
     finally:
@@ -90,8 +90,7 @@ def load(options: argparse.Namespace) -> list[Problems]:
 
         rows = held_out_dataset(options.size or ARENA_QUESTIONS)
         scorer = scorer_of(options.scorer[0]) if options.scorer else arena_accuracy
-        named = [{"question_id": f"{n}-{row['prompt']}", "solution": row["answer"], **row} for n, row in enumerate(rows)]
-        return [make_problems(ARENA, named, scorer)]
+        return [make_problems(ARENA, [{"solution": row["answer"], **row} for row in rows], scorer)]
     from trl_dapo.problems import load_problems
 
     names = options.scorer * (len(options.dataset_name) if len(options.scorer) == 1 else 1)
@@ -165,9 +164,7 @@ def _vllm_sampler(options: argparse.Namespace, source: PolicySource, text: Text,
     return VLLMSampler(source.whole, text, protocol, ends, source.name if source.base else None, engine)
 
 
-def protocol_of(
-    options: argparse.Namespace, policy: Policy, problems: list[Problems], messages: Console
-) -> Protocol:
+def protocol_of(options: argparse.Namespace, policy: Policy, problems: list[Problems], messages: Console) -> Protocol:
     """
     Returns how is sampled, with a `max_new_tokens` that the model's context has room for.
 

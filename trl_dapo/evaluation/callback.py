@@ -16,7 +16,7 @@ from .judging import as_scorer, name_of
 from .results import ResultsFolder
 from .runner import Problems, make_problems, scored, seeds_of
 from .samples import Completion, DataSetScore, Sample, score_data_set
-from .settings import K, TEMPERATURE, TOP_P, Batch, Protocol, plan
+from .settings import TEMPERATURE, TOP_P, Batch, K, Protocol, plan
 
 
 logger = get_logger(__name__)
@@ -29,8 +29,8 @@ class EvaluationCallback(TrainerCallback):
     Measures avg@k, pass@k and maj@k on held-out questions during training, with intervals over questions.
 
     For [`~trl.GRPOTrainer`], [`~trl.RLOOTrainer`] and the online trainers of this package. Completions come from the
-    trainer's own path, vLLM or transformers, and processes share the questions. With transformers, training goes on bit
-    for bit as without it. vLLM draws from a random stream of its own, which an evaluation moves on.
+    trainer's own path, vLLM or transformers, and processes share the questions. With transformers, training goes on as
+    without it, bit for bit. vLLM draws from a random stream of its own, which an evaluation moves on.
 
     Logged are `eval_<name>_avg@<k>`, `eval_<name>_pass@<k>`, `eval_<name>_maj@<k>`, `eval_<name>_unparseable`,
     `eval_<name>_truncated` and `eval_<name>_mean_length`; a data set without a name has none in its metrics. The start
@@ -94,7 +94,7 @@ class EvaluationCallback(TrainerCallback):
     ) -> None:
         check_online(trainer)
         _check_every(every, trainer.args)
-        self._trainer, self._every, self._at_start, self._save = trainer, every, at_start, save
+        self._trainer, self._every, self._at_start, self._writes = trainer, every, at_start, save
         self._protocol = Protocol(
             k=k,
             temperature=temperature,
@@ -146,7 +146,7 @@ class EvaluationCallback(TrainerCallback):
             self.results[step] = scores
             self._measured = step, _metrics(scores)
             log_aside(self._trainer, self._measured[1])
-            if self._save and self._trainer.is_world_process_zero():
+            if self._writes and self._trainer.is_world_process_zero():
                 self._write(step, samples, scores)
         return self._measured[1]
 
@@ -196,7 +196,7 @@ class EvaluationCallback(TrainerCallback):
         results.close()
 
     def _stand_before_early_stopping(self) -> None:
-        """Early stopping reads the evaluation's metrics, so this has to come first, in whatever order they are added."""
+        """Moves before early stopping, which reads the evaluation's metrics, in whatever order the two were added."""
         callbacks = self._trainer.callback_handler.callbacks
         stops = [place for place, one in enumerate(callbacks) if isinstance(one, EarlyStoppingCallback)]
         if self in callbacks and stops and stops[0] < callbacks.index(self):
@@ -215,18 +215,14 @@ def _check_every(every: Any, args: Any) -> None:
 
 
 def _problems(dataset: Any, scorer: Any) -> list[Problems]:
-    data_sets = dict(dataset) if _is_by_name(dataset) else {"": dataset}
+    data_sets = dict(dataset) if isinstance(dataset, Mapping) else {"": dataset}
     if not data_sets:
         raise ValueError("dataset={}: there is no data set. Give one, or several by name.")
-    found = []
-    for name, rows in data_sets.items():
-        own = scorer[name] if isinstance(scorer, Mapping) else scorer
-        found.append(make_problems(name, rows, as_scorer(own)))
-    return found
-
-
-def _is_by_name(dataset: Any) -> bool:
-    return isinstance(dataset, Mapping)
+    scorers = scorer if isinstance(scorer, Mapping) else dict.fromkeys(data_sets, scorer)
+    missing = next((name for name in data_sets if name not in scorers), None)
+    if missing is not None:
+        raise ValueError(f"scorer has none for the data set {missing!r}. Give one for each name, or one for all.")
+    return [make_problems(name, rows, as_scorer(scorers[name])) for name, rows in data_sets.items()]
 
 
 def _filled(batch: Batch, questions: int, copies: int) -> list[int]:
@@ -237,9 +233,7 @@ def _filled(batch: Batch, questions: int, copies: int) -> list[int]:
 
 def _places(batch: Batch, copies: int) -> list[int]:
     """Returns where the rows of a batch are in one of full size."""
-    return [
-        place * copies + sample for place in range(len(batch.questions)) for sample in range(len(batch.samples))
-    ]
+    return [place * copies + sample for place in range(len(batch.questions)) for sample in range(len(batch.samples))]
 
 
 def _scored(problems: Problems, batch: Batch, drawn: Sequence[Any], seed: int) -> list[Sample]:

@@ -64,7 +64,8 @@ class _Lines:
             return
         self._last = now
         share = "" if right is None else f", {right:.1%} right"
-        left = "" if done in (before, total) else f", {_duration((now - began) / (done - before) * (total - done))} left"
+        per_sample = (now - began) / max(done - before, 1)
+        left = "" if done in (before, total) else f", {_duration(per_sample * (total - done))} left"
         self._console.print(Text(f"{name}: {done} of {total} samples{share}{left}"))
 
 
@@ -85,6 +86,10 @@ def table(scores: dict[str, Any]) -> Table:
     for data_set, score in scores.items():
         cells = [_cell(name, score["metrics"].get(name)) for name in names]
         found.add_row(Text(data_set), str(score["questions"]), *cells)
+    shown_metrics = [score["metrics"][name] for score in scores.values() for name in names if name in score["metrics"]]
+    reasons = dict.fromkeys(one["no_interval"] for one in shown_metrics if "no_interval" in one)
+    if reasons:
+        found.caption, found.caption_justify = "no interval: " + ", or ".join(reasons), "left"
     return found
 
 

@@ -7,7 +7,7 @@ bias-corrected and accelerated bootstrap, in NumPy so that an evaluation needs n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def estimate(values: Sequence[float], level: float = LEVEL, seed: int = 0) -> Es
     scores = np.asarray(values, dtype=float)
     if not scores.size:
         raise ValueError("There are no questions to take the mean of.")
-    mean = float(scores.mean())
+    mean = fmean(scores)
     if scores.size == 1:
         return Estimate(mean, reason=ONE_QUESTION)
     if np.ptp(scores) == 0.0:

@@ -93,14 +93,14 @@ def load_tokenizer(source: PolicySource) -> Any:
     Raises:
         `ValueError`: If there is none.
     """
+    code = {"trust_remote_code": source.trust_remote_code}
+    tokenizer: Any
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.name, trust_remote_code=source.trust_remote_code, **source.where
-        )
+        tokenizer = AutoTokenizer.from_pretrained(source.name, **code, **source.where)
     except (OSError, ValueError) as error:
         if source.base is None:
             raise ValueError(f"model_name_or_path={source.name} has no tokenizer that can be loaded.") from error
-        tokenizer = AutoTokenizer.from_pretrained(source.base, trust_remote_code=source.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(source.base, **code)
     tokenizer.padding_side = "left"
     return tokenizer
 

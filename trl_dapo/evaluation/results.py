@@ -3,7 +3,7 @@ The files of an evaluation: one folder for one model and one set of settings.
 
 `results.json` holds settings and scores, `samples/<data set>.jsonl` a line for each completion, and
 `questions/<data set>.jsonl` one for each question. Samples are written batch by batch and read again when an
-evaluation goes on, so a killed one loses the batch that it was in. What is there is never overwritten by other results.
+evaluation goes on, so a killed one loses the batch that it was in. Results of other settings are never overwritten.
 """
 
 import json
@@ -98,7 +98,8 @@ class ResultsFolder:
         self._write_results({name: summary(score) for name, score in scores.items()}, complete=True)
 
     def _write_results(self, data_sets: dict[str, Any], complete: bool) -> None:
-        content = {"schema": SCHEMA, "trl_dapo": __version__, "complete": complete, "settings": self.settings, "data_sets": data_sets}
+        content = {"schema": SCHEMA, "trl_dapo": __version__, "complete": complete, "settings": self.settings}
+        content["data_sets"] = data_sets
         _replace(self.folder / RESULTS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -87,7 +87,8 @@ class QuestionScore:
         right (`int`):
             How many are right.
         metrics (`dict[str, float]`):
-            Scores by name: `avg@k`, `pass@k`, `maj@k`, `unparseable`, `timed_out`, `truncated`, `mean_length`, `mean_reward`.
+            Scores by name: `avg@k`, `pass@k`, `maj@k`, `unparseable`, `timed_out`, `truncated`, `mean_length`,
+            `mean_reward`.
     """
 
     question_id: str

@@ -5,6 +5,7 @@ What is sampled: the protocol of an evaluation, its batches, and the seed of eac
 import hashlib
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 # As in the paper (section 4.1): avg@32 at temperature 1.0 and top-p 0.7
@@ -57,8 +58,8 @@ class Protocol:
             raise ValueError(f"seed={self.seed}: a number of at least 0 is needed.")
         if self.temperature == 0.0 and self.k > 1:
             raise ValueError(
-                f"temperature=0 with k={self.k}: greedy decoding gives the same completion {self.k} times. Set k to 1, "
-                "or temperature above 0."
+                f"temperature=0 with k={self.k}: greedy decoding gives the same completion {self.k} times. Set k "
+                "to 1, or temperature above 0."
             )
 
 
@@ -90,7 +91,7 @@ def plan(questions: int, k: int, batch_size: int) -> list[Batch]:
 def _parts(total: int, largest: int) -> list[range]:
     count = -(-total // largest)
     bounds = [total * part // count for part in range(count + 1)] if count else [0]
-    return [range(start, end) for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [range(start, end) for start, end in pairwise(bounds)]
 
 
 def seed_of(seed: int, data_set: str, question_id: str, sample: int) -> int:

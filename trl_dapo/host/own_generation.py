@@ -105,7 +105,7 @@ def generating_aside(
 
 
 def log_aside(trainer: Any, metrics: dict[str, float]) -> None:
-    """Logs metrics at the present step, beside what the trainer has gathered since its last log and is about to log."""
+    """Logs metrics at the present step, and leaves alone what the trainer has gathered for its own next log."""
     due = trainer.control.should_log
     # TRL's own would add what belongs to the next log of training, and clear it
     Trainer.log(trainer, dict(metrics))
@@ -113,7 +113,7 @@ def log_aside(trainer: Any, metrics: dict[str, float]) -> None:
 
 
 def sampling_fields(temperature: float, top_p: float, max_new_tokens: int) -> dict[str, Any]:
-    """Returns the fields of a generation config that say how is sampled, also those that a model may have of its own."""
+    """Returns the fields of a generation config that say how is sampled, and that a model may have of its own."""
     greedy = temperature == 0.0
     return {
         "max_new_tokens": max_new_tokens,
