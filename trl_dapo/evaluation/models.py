@@ -88,21 +88,18 @@ def find_policy(name: str, revision: str = "main", trust_remote_code: bool = Fal
 
 def load_tokenizer(source: PolicySource) -> Any:
     """
-    Returns the tokenizer of a policy, or of its base where an adapter has none. It pads on the left.
+    Returns the tokenizer of a policy, or of its base where an adapter has none.
 
     Raises:
         `ValueError`: If there is none.
     """
     code = {"trust_remote_code": source.trust_remote_code}
-    tokenizer: Any
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.name, **code, **source.where)
+        return AutoTokenizer.from_pretrained(source.name, **code, **source.where)
     except (OSError, ValueError) as error:
         if source.base is None:
             raise ValueError(f"model_name_or_path={source.name} has no tokenizer that can be loaded.") from error
-        tokenizer = AutoTokenizer.from_pretrained(source.base, **code)
-    tokenizer.padding_side = "left"
-    return tokenizer
+        return AutoTokenizer.from_pretrained(source.base, **code)
 
 
 def load_policy(
