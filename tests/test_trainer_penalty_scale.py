@@ -128,8 +128,11 @@ def test_a_declaration_that_is_no_range_is_refused_before_training(tmp_path):
         build(DAPOTrainer, dapo_args(tmp_path), reward_funcs=backwards)
 
 
-def test_evaluation_shows_no_scale_and_pays_no_penalty(tmp_path):
-    trainer = build(DAPOTrainer, dapo_args(tmp_path), reward_funcs=parity_reward, eval_dataset=plain_dataset(8))
+@pytest.mark.parametrize("dynamic_sampling", [True, False])
+def test_evaluation_shows_no_scale_and_pays_no_penalty(tmp_path, dynamic_sampling):
+    args = dapo_args(tmp_path, dynamic_sampling=dynamic_sampling, max_steps=2)
+    data = {"train_dataset": plain_dataset(32), "eval_dataset": plain_dataset(8)}
+    trainer = build(DAPOTrainer, args, reward_funcs=parity_reward, **data)
     logged = trainer.evaluate()
     assert trainer.length_penalty.factor is None
     assert logged["eval_reward"] == logged["eval_rewards/parity_reward/mean"] > 0
@@ -177,6 +180,12 @@ def test_a_resumed_run_pays_what_the_whole_one_does(whole, stop, factor):
     assert resumed.trainer.length_penalty.factor == run_of.trainer.length_penalty.factor == 0.5
     assert_same_tensors(resumed.parameters, run_of.parameters)
     assert [log.get("reward") for log in resumed.logs] == [log.get("reward") for log in run_of.logs]
+
+
+def test_a_scale_from_a_checkpoint_is_the_weight_at_once(tmp_path):
+    trainer = build(DAPOTrainer, dapo_args(tmp_path), reward_funcs=parity_reward)
+    trainer.length_penalty.load_state_dict({"factor": 0.25, "is_seen": True})
+    assert trainer.reward_weights.tolist() == [1.0, 0.25]
 
 
 def test_a_checkpoint_of_before_the_scale_existed_resumes_and_says_so(tmp_path, caplog):
