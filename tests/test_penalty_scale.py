@@ -97,9 +97,14 @@ def test_a_metric_that_judges_without_paying_leaves_the_distance_to_the_others()
     assert scale((-1, 1), (0, 1), weights=[0.0, 1.0], metric="a").factor == 0.5
 
 
-def test_normalized_columns_have_their_weights_alone():
+def test_normalized_columns_have_their_weights_alone(caplog):
     # Each column has a standard deviation of 1 within its group, the penalty's too, whatever functions declare or not
-    assert scale((0, 10), None, weights=[1.0, 0.5], aggregation="normalize_then_sum").factor == 0.75
+    with caplog.at_level(logging.WARNING):
+        one = scale((0, 10), None, weights=[1.0, 0.5], aggregation="normalize_then_sum")
+        one.learn(rewards([11.0, 0.0], [0.0, 100.0]), step=0)
+    assert one.factor == 0.75
+    (line,) = caplog.messages
+    assert "by the weights of a, b" in line
 
 
 def test_one_function_that_declares_nothing_is_waited_for():
@@ -252,6 +257,19 @@ def test_the_scale_is_told_once_with_the_factor_that_fixes_it(caplog):
     assert "Set overlong_penalty_factor=0.25 to fix it" in seen
 
 
+def test_a_scale_from_a_part_of_the_range_is_told_once(caplog):
+    one = scale(None)
+    one.learn(rewards(0.0, 0.5), step=0)
+    with caplog.at_level(logging.WARNING):
+        caplog.clear()
+        # Half of 0.7 is not one and a half times 0.25; half of 1 is twice
+        for highest in (0.7, 1.0, 1.0):
+            one.learn(rewards(0.0, highest), step=4)
+    (line,) = caplog.messages
+    assert "stays at 0.25" in line
+    assert "Set overlong_penalty_factor=0.5 to have half of it" in line
+
+
 def test_a_reward_outside_its_range_is_told_once(caplog):
     one = scale((0, 0.1), (-1, 1))
     with caplog.at_level(logging.WARNING):
@@ -285,7 +303,7 @@ def test_a_scale_that_was_seen_goes_on_from_its_checkpoint(caplog):
     with caplog.at_level(logging.WARNING):
         caplog.clear()
         second.load_state_dict(first.state_dict())
-        second.learn(rewards(0.0, 1.0), step=4)
+        second.learn(rewards(0.0, 0.7), step=4)
     assert second.factor == 0.25
     assert caplog.messages == []
 

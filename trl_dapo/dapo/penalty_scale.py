@@ -18,6 +18,9 @@ logger = get_logger(__name__)
 
 PAPER_SHARE = 0.5
 
+# Where a later rollout shows so many times the distance, the first one had only a part of it
+TOLD_FROM = 1.5
+
 
 def fitting_factor(distance: float) -> float:
     """Returns the paper's share of a distance, rounded to what the log prints, so that it can be set."""
@@ -48,8 +51,8 @@ class PenaltyScale:
         distance = None if self.is_set else worth.declared
         self._is_seen = not self.is_set and distance is None
         if distance is not None:
-            names = ", ".join(stake.name for stake in worth.stakes)
-            self._settle(distance, f"by the declarations and weights of {names}")
+            cause = "weights" if worth.is_normalized else "declarations and weights"
+            self._settle(distance, f"by the {cause} of {', '.join(stake.name for stake in worth.stakes)}")
 
     def forget(self) -> None:
         """Forgets a distance that was seen, as at the start of a run."""
@@ -66,10 +69,21 @@ class PenaltyScale:
             step (`int`):
                 Optimizer updates so far.
         """
-        if not self._is_seen and not self.is_set:
+        if self.is_set:
+            return
+        if not self._is_seen:
             self._tell_of_surprises(rewards_BF)
-        if self.factor is None and (distance := self._worth.seen(rewards_BF)) > self._tolerance:
+            return
+        distance = self._worth.seen(rewards_BF)
+        if self.factor is None and distance > self._tolerance:
             self._settle(distance, f"in the rollout at step {step}")
+        elif self.factor is not None and fitting_factor(distance) >= TOLD_FROM * self.factor:
+            self._tell(
+                "wider",
+                f"A right answer is worth {distance:g} more than a wrong one in the rollout at step {step}, and the "
+                f"length penalty stays at {self.factor}, from an earlier one. Set "
+                f"overlong_penalty_factor={fitting_factor(distance)} to have half of it.",
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {"factor": self.factor, "is_seen": self._is_seen}
@@ -101,18 +115,23 @@ class PenaltyScale:
         """Says once where rewards are not what the functions declare, or do not add up in each completion."""
         for stake in self._worth.stakes:
             outside = stake.outside(rewards_BF)
-            if outside and stake.name not in self._told:
-                self._told.add(stake.name)
-                logger.warning(
+            if outside:
+                self._tell(
+                    f"outside {stake.name}",
                     f"The reward function {stake.name!r} declares reward_range={stake.declared} and returned "
                     f"{outside[0]:g}. The length penalty follows from the declaration: correct it, or set "
-                    f"`overlong_penalty_factor` (now {self.factor})."
+                    f"`overlong_penalty_factor` (now {self.factor}).",
                 )
         least, whole = self._worth.least(rewards_BF), self._worth.declared or 0.0
-        if fitting_factor(least) < fitting_factor(whole) and "" not in self._told:
-            self._told.add("")
-            logger.warning(
+        if fitting_factor(least) < fitting_factor(whole):
+            self._tell(
+                "least",
                 f"Not every reward function applies to every completion: a right answer is worth {least:g} in some, "
                 f"and the length penalty is half of {whole:g}. Set overlong_penalty_factor={fitting_factor(least)} to "
-                "have half of the smaller one."
+                "have half of the smaller one.",
             )
+
+    def _tell(self, what: str, line: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            logger.warning(line)

@@ -65,7 +65,7 @@ class Stake:
         weight (`float`):
             Its entry of `reward_weights`, without the sign.
         declared (`tuple[float, float]` or `None`):
-            What it declares, see [`declared_range`].
+            What it declares, where that counts; see [`declared_range`].
     """
 
     name: str
@@ -104,6 +104,8 @@ class Worth:
     Attributes:
         unit (`float`):
             What one unit of the raw metric earns.
+        is_normalized (`bool`):
+            Whether each column is divided by its standard deviation within the group, so that only weights count.
 
     Raises:
         `ValueError`: As [`~raw_metric.metric_columns`] does.
@@ -115,8 +117,7 @@ class Worth:
         self.unit = weights[columns[0]].abs().item() if named else 1.0
         self._columns = columns if weights[columns].any() else answer_columns(names)
         self._names, self._functions, self._weights = names, functions, weights[self._columns].double().cpu()
-        # TRL then divides each column by its standard deviation within the group, so that only weights are left
-        self._normalized = args.multi_objective_aggregation == "normalize_then_sum"
+        self.is_normalized = args.multi_objective_aggregation == "normalize_then_sum"
 
     @cached_property
     def stakes(self) -> list[Stake]:
@@ -128,7 +129,11 @@ class Worth:
         """
         declared = [declared_range(self._functions[column], self._names[column]) for column in self._columns]
         entries = zip(self._columns, self._weights.abs().tolist(), declared, strict=True)
-        return [Stake(self._names[column], column, weight, one) for column, weight, one in entries if weight > 0]
+        return [
+            Stake(self._names[column], column, weight, None if self.is_normalized else one)
+            for column, weight, one in entries
+            if weight > 0
+        ]
 
     @property
     def declared(self) -> float | None:
@@ -139,7 +144,7 @@ class Worth:
 
     def seen(self, rewards_BF: torch.Tensor) -> float:
         """Returns the distance among completions with these rewards; 0 where none was scored."""
-        if self._normalized:
+        if self.is_normalized:
             return self._weights.abs().sum().item()
         metric_B = raw_metric(rewards_BF[:, self._columns].cpu(), self._weights)
         metric_B = metric_B[metric_B.isfinite()]
@@ -153,6 +158,6 @@ class Worth:
         return distances_B.min().item() if len(distances_B) else math.inf
 
     def _distance(self, stake: Stake) -> float | None:
-        if self._normalized:
+        if self.is_normalized:
             return stake.weight
         return None if stake.declared is None else stake.weight * (stake.declared[1] - stake.declared[0])
