@@ -44,7 +44,8 @@ def test_defaults_are_those_of_the_paper():
     assert config.mask_truncated_completions is True
     assert config.beta == 0.0
     assert config.lr_scheduler_type == "constant_with_warmup"
-    assert config.overlong_penalty_factor == 1.0
+    # Half of what a right answer is worth: the trainer knows
+    assert config.overlong_penalty_factor is None
 
 
 def test_defaults_bound_the_rounds_and_fill_the_batch():

@@ -15,6 +15,11 @@ from .arguments import Arguments
 # Filled in on construction, or saying nothing about the run
 NOT_SHOWN = ("accelerator_config", "activation_checkpointing", "disable_tqdm", "notes", "dry_run")
 
+# What becomes of a field that was left out, where only the run can tell
+RULES = {
+    "overlong_penalty_factor": "half of the distance between a wrong and a right answer, which the run's log states"
+}
+
 Section = tuple[str, list[tuple[str, Any]]]
 
 
@@ -36,7 +41,7 @@ def print_config(arguments: Arguments, host_config: Any) -> None:
 def print_dapo_config(arguments: Arguments, host_config: Any) -> None:
     """Prints what [`print_config`] does, with the five toggles first, the batch arithmetic and inactive parts."""
     args = arguments.training_args
-    added = _added_fields(args, host_config)
+    added = [(name, _with_rule(name, value)) for name, value in _added_fields(args, host_config)]
     # Sorting is stable: the other fields keep their order
     added.sort(key=lambda pair: TOGGLES.index(pair[0]) if pair[0] in TOGGLES else len(TOGGLES))
     remarks = arguments.script_args.notes + args.inert_parts()
@@ -58,6 +63,10 @@ def _sections(arguments: Arguments, host_config: Any, title: str, added: list[tu
 def _added_fields(args: Any, host_config: Any) -> list[tuple[str, Any]]:
     inherited = {one.name for one in fields(host_config)}
     return [(one.name, getattr(args, one.name)) for one in fields(args) if one.name not in inherited]
+
+
+def _with_rule(name: str, value: Any) -> Any:
+    return f"None ({RULES[name]})" if value is None and name in RULES else value
 
 
 def _changed(args: Any, kind: Any = None) -> list[tuple[str, Any]]:

@@ -108,8 +108,11 @@ class DAPOConfig(GRPOConfig):
         soft_punish_cache (`int`, *optional*):
             Width in tokens of the penalised band below `max_completion_length`. Defaults to the paper's share of it,
             4096 of 20480 (§4.1).
-        overlong_penalty_factor (`float`, *optional*, defaults to `1.0`):
-            Weight of the length penalty, which is 0 to -1: the reward is `R + overlong_penalty_factor * penalty`.
+        overlong_penalty_factor (`float`, *optional*):
+            Weight of the length penalty, which is 0 to -1: the reward is `R + overlong_penalty_factor * penalty`. By
+            default half of the distance between a wrong and a right answer, as in the paper (rewards of +1 and -1 and
+            a penalty down to -1, Eq. 7 and 13). The distance is what the reward functions declare (`reward_range`),
+            else the range of the raw metric in the first rollout in which it varies; until then no penalty is paid.
         max_refill_rounds (`int`, *optional*, defaults to `10`):
             Most generation rounds after the first, per rollout. With `0`, degenerate groups are left out of the loss
             and not replaced.
@@ -207,7 +210,10 @@ class DAPOConfig(GRPOConfig):
         default=None,
         metadata={"help": "Width in tokens of the penalised band. A fifth of max_completion_length by default."},
     )
-    overlong_penalty_factor: float = field(default=1.0, metadata={"help": "Weight of the length penalty."})
+    overlong_penalty_factor: float | None = field(
+        default=None,
+        metadata={"help": "Weight of the length penalty. Half of what a right answer is worth by default."},
+    )
     max_refill_rounds: int = field(
         default=10, metadata={"help": "Generation rounds after the first, per rollout. 0: filter without refill."}
     )
@@ -492,9 +498,10 @@ class DAPOConfig(GRPOConfig):
                 "penalty set soft_overlong_punishment=False."
             )
         for name in ("overlong_penalty_factor", "max_refill_rounds", "dynamic_sampling_tolerance"):
-            if not getattr(self, name) >= 0:  # also true for NaN
+            left_out = name == "overlong_penalty_factor" and self.overlong_penalty_factor is None
+            if not left_out and not getattr(self, name) >= 0:  # also true for NaN
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        if not math.isfinite(self.overlong_penalty_factor):
+        if not math.isfinite(self.overlong_penalty_factor or 0.0):
             raise ValueError(f"`overlong_penalty_factor` must be finite, got {self.overlong_penalty_factor}.")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
