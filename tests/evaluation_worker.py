@@ -4,11 +4,19 @@ import json
 import sys
 from pathlib import Path
 
+from evaluations import LastNumber, SeededSampler, questions
 from tiny import parity_reward, plain_dataset, tiny_args
 from training import build
 from trl_dapo import EvaluationCallback, GRPOConfig, GRPOTrainer
+from trl_dapo.cli.main import main as command
+from trl_dapo.evaluation.judging import ScorerError
+from trl_dapo.evaluation.processes import Processes
+from trl_dapo.evaluation.results import ResultsFolder
+from trl_dapo.evaluation.runner import evaluate
+from trl_dapo.evaluation.settings import Protocol
 
 
+PROTOCOL = Protocol(k=2, batch_size=2, max_new_tokens=16)
 HELD_OUT = plain_dataset(5).remove_columns("answer")
 
 
@@ -38,10 +46,35 @@ def main(folder: Path) -> None:
         EvaluationCallback(trainer, {"held": HELD_OUT}, broken, **fields).evaluate()
     except ValueError as error:
         found["failure"] = str(error)
-    rank = trainer.accelerator.process_index
+    rank, count = trainer.accelerator.process_index, trainer.accelerator.num_processes
+    found["runner"] = runner_failure(folder / "broken", Processes(rank, count))
     (folder / f"rank-{rank}.json").write_text(json.dumps(found))
     trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    # Leaves the process group at its end
+    assert (
+        command(["eval", "--k", "3", "--size", "10", "--batch_size", "6", "--output_dir", str(folder / "arena")]) == 0
+    )
+
+
+def runner_failure(folder: Path, processes: Processes) -> str:
+    """What an evaluation says whose scorer fails on the second of three batches."""
+    results = ResultsFolder(folder, {}, writes=processes.is_first)
+    try:
+        evaluate(SeededSampler(), [questions(3, scorer=Fails())], PROTOCOL, results, processes=processes)
+    except ScorerError as error:
+        return str(error)
+    finally:
+        results.close()
+    return ""
+
+
+class Fails(LastNumber):
+    """Fails on the second question."""
+
+    def judge(self, completions, solutions, **columns):
+        if "1" in solutions:
+            raise ZeroDivisionError("oh")
+        return super().judge(completions, solutions, **columns)
 
 
 if __name__ == "__main__":

@@ -378,3 +378,12 @@ def test_two_processes_share_the_questions_and_find_what_one_finds(tmp_path):
     assert sorted(rank["judged"] for rank in two) == [4, 6]
     # A scorer that raises on one process ends both
     assert all("raised ZeroDivisionError on question" in rank["failure"] for rank in two)
+    # And so it does in the command, once the first process has written what was drawn beside it
+    assert {rank["runner"] for rank in (one, *two)} == {
+        "the scorer last_number raised ZeroDivisionError on question 'q1', sample 0: oh"
+    }
+    for name in ("one", "two"):
+        rows = read_samples(tmp_path / name / "broken" / "samples" / "numbers.jsonl")
+        assert [(row.question_id, row.sample) for row in rows] == [("q0", 0), ("q0", 1)]
+    for path in ("results.json", "samples/arena.jsonl", "questions/arena.jsonl"):
+        assert (tmp_path / "one" / "arena" / path).read_text() == (tmp_path / "two" / "arena" / path).read_text()

@@ -7,6 +7,7 @@ In here: the options and what can be checked without torch. `eval_run.py` does t
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -185,3 +186,10 @@ def _mapping(text: str) -> dict[str, Any]:
 
 def _refuse(message: str) -> NoReturn:
     raise UsageError(f"{message}. See `trl-dapo eval --help`.")
+
+
+if __name__ == "__main__":
+    # As a module, for launchers that start several processes
+    from .main import main as command
+
+    sys.exit(command(["eval", *sys.argv[1:]]))

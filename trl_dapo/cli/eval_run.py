@@ -8,8 +8,10 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from rich.console import Console
 
 from trl_dapo.arena.settings import MAX_COMPLETION_LENGTH
@@ -18,6 +20,7 @@ from trl_dapo.evaluation.display import shown, table
 from trl_dapo.evaluation.generation import Text, TransformersSampler, end_tokens
 from trl_dapo.evaluation.judging import name_of
 from trl_dapo.evaluation.models import PolicySource, context_length, find_policy, load_policy, load_tokenizer
+from trl_dapo.evaluation.processes import Processes, launched
 from trl_dapo.evaluation.results import RESULTS, ResultsFolder, read_results, summary
 from trl_dapo.evaluation.runner import Problems, evaluate, make_problems, missing_batches
 from trl_dapo.evaluation.settings import MAX_NEW_TOKENS, Protocol
@@ -50,12 +53,18 @@ def run(options: argparse.Namespace) -> int:
     """Evaluates, prints, and returns the exit code."""
     # Transformers warns about names that TRL still uses
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    messages = Console(stderr=True, soft_wrap=True)
+    processes = launched(options.device)
+    # The others say nothing
+    messages = Console(stderr=True, soft_wrap=True, quiet=not processes.is_first)
     try:
+        if options.use_vllm and processes.count > 1:
+            raise UsageError(
+                "--use_vllm with several processes: start one, and set tensor_parallel_size in vllm_kwargs."
+            )
         problems = load(options)
         policy = arena_policy() if not options.model_name_or_path else named_policy(options)
         protocol = protocol_of(options, policy, problems, messages)
-        scores = _evaluate(options, policy, protocol, problems, messages)
+        scores = _evaluate(options, policy, protocol, problems, messages, processes)
     except (ValueError, ImportError) as error:
         raise UsageError(one_line(error)) from error
     except KeyboardInterrupt:
@@ -64,23 +73,45 @@ def run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
-    _report(options, scores, messages)
+    if processes.is_first:
+        _report(options, scores, messages)
+    if processes.count > 1:
+        PartialState().destroy_process_group()
     return 0
 
 
 def _evaluate(
-    options: argparse.Namespace, policy: Policy, protocol: Protocol, problems: list[Problems], messages: Console
+    options: argparse.Namespace,
+    policy: Policy,
+    protocol: Protocol,
+    problems: list[Problems],
+    messages: Console,
+    processes: Processes,
 ) -> dict[str, Any]:
     """Returns the scores by data set, as `results.json` has them."""
-    folder = ResultsFolder(options.output_dir, settings_of(options, policy, protocol, problems))
+    folder = _opened(options.output_dir, settings_of(options, policy, protocol, problems), processes)
     try:
         left = any(missing_batches(one, protocol, folder.read(one.name)) for one in problems)
         sampler: Any = policy.sampler(protocol) if left else None
         with shown(messages) as progress:
-            scores = evaluate(sampler, problems, protocol, folder, progress)
+            scores = evaluate(sampler, problems, protocol, folder, progress, processes)
     finally:
         folder.close()
     return {name: summary(score) for name, score in scores.items()}
+
+
+def _opened(output_dir: Path, settings: dict[str, Any], processes: Processes) -> ResultsFolder:
+    """Returns the folder of the results, which the first process makes before the others look into it."""
+    folder, failure = None, None
+    if processes.is_first:
+        try:
+            folder = ResultsFolder(output_dir, settings)
+        except ValueError as error:
+            failure = str(error)
+    failure = processes.gather(failure)[0]
+    if failure is not None:
+        raise UsageError(failure)
+    return folder or ResultsFolder(output_dir, settings, writes=False)
 
 
 def load(options: argparse.Namespace) -> list[Problems]:

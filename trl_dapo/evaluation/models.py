@@ -3,6 +3,7 @@ The policy that is evaluated: adapter folders, merged models, names on the Hub, 
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,8 +150,10 @@ def device_of(name: str) -> torch.device:
         `ValueError`: If torch does not know it, or this machine has none.
     """
     if name == "auto":
+        # Of several processes, each has its own
+        index = int(os.environ.get("LOCAL_RANK", "0"))
         accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return accelerator or torch.device("cpu")
+        return torch.device("cpu") if accelerator is None else torch.device(accelerator.type, index)
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -6,6 +6,7 @@ The files of an evaluation: one folder for one model and one set of settings.
 evaluation goes on, so a killed one loses the batch that it was in. Results of other settings are never overwritten.
 """
 
+import glob
 import json
 import os
 import re
@@ -43,17 +44,24 @@ class ResultsFolder:
             The folder; made if it is not there.
         settings (`dict[str, Any]`):
             Everything that the results depend on, as JSON has it.
+        writes (`bool`, *optional*, defaults to `True`):
+            Whether this process writes to it. One that does not is only told what is there.
 
     Raises:
         `ValueError`: If it holds results of other settings, is in use, or cannot be written to.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, settings: dict[str, Any], writes: bool = True) -> None:
+        self.folder, self._writes = folder, writes
         self.settings = json.loads(json.dumps(settings))
         earlier = read_results(folder)
         if earlier is not None:
             _check_same(folder, earlier.get("settings", {}), self.settings)
+        if writes:
+            self._take(earlier is None)
+
+    def _take(self, is_empty: bool) -> None:
+        folder = self.folder
         try:
             for part in (SAMPLES, QUESTIONS):
                 (folder / part).mkdir(parents=True, exist_ok=True)
@@ -63,12 +71,13 @@ class ResultsFolder:
             raise ValueError(f"output_dir={folder}: another evaluation is writing there. Name another.") from error
         except OSError as error:
             raise ValueError(f"output_dir={folder} cannot be written to: {error.strerror}. Name another.") from error
-        if earlier is None:
+        if is_empty:
             self._write_results({}, complete=False)
 
     def close(self) -> None:
         """Lets others use the folder."""
-        self._lock.release()
+        if self._writes:
+            self._lock.release()
 
     def samples_file(self, data_set: str) -> Path:
         """Returns the file of a data set's completions."""
@@ -85,14 +94,18 @@ class ResultsFolder:
 
     def append(self, data_set: str, samples: Iterable[Sample]) -> None:
         """Writes samples behind those that are there; they are on the disk when it returns."""
-        _append_lines(self.samples_file(data_set), map(asdict, samples))
+        if self._writes:
+            _append_lines(self.samples_file(data_set), map(asdict, samples))
 
     def keep(self, data_set: str, samples: Sequence[Sample]) -> None:
         """Writes the samples of a data set anew, in place of what is there."""
-        _replace(self.samples_file(data_set), _lines(map(asdict, samples)))
+        if self._writes:
+            _replace(self.samples_file(data_set), _lines(map(asdict, samples)))
 
     def finish(self, scores: dict[str, DataSetScore]) -> None:
         """Writes the scores."""
+        if not self._writes:
+            return
         for name, score in scores.items():
             _replace(self.folder / QUESTIONS / f"{file_name(name)}.jsonl", _lines(map(asdict, score.questions)))
         self._write_results({name: summary(score) for name, score in scores.items()}, complete=True)
@@ -112,24 +125,30 @@ class Unscored:
             Folder of the results.
         data_set (`str`):
             Name of the data set.
+        process (`int`, *optional*, defaults to `0`):
+            Which process this is: each has a file of its own.
     """
 
-    def __init__(self, folder: Path, data_set: str) -> None:
-        self._file = folder / UNSCORED / f"{file_name(data_set)}.jsonl"
+    def __init__(self, folder: Path, data_set: str, process: int = 0) -> None:
+        self._stem = file_name(data_set)
+        self._file = folder / UNSCORED / f"{self._stem}.{process}.jsonl"
 
     def read(self) -> dict[Key, dict[str, Any]]:
-        """Returns them by question and sample."""
-        return {(one["question_id"], one["sample"]): one for one in map(json.loads, _whole_lines(self._file))}
+        """Returns those of all processes by question and sample."""
+        files = self._file.parent.glob(f"{glob.escape(self._stem)}.*.jsonl")
+        rows = [json.loads(line) for file in sorted(files) for line in _whole_lines(file)]
+        return {(row["question_id"], row["sample"]): row for row in rows}
 
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
         """Writes completions; each has a `question_id` and a `sample`."""
-        self._file.parent.mkdir(exist_ok=True)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         _append_lines(self._file, rows)
 
     def drop(self) -> None:
         """Removes them all."""
         with suppress(OSError):
-            self._file.unlink(missing_ok=True)
+            for file in self._file.parent.glob(f"{glob.escape(self._stem)}.*.jsonl"):
+                file.unlink(missing_ok=True)
             self._file.parent.rmdir()
 
 

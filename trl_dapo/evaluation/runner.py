@@ -13,11 +13,13 @@ from typing import Any
 
 from .generation import Sampler
 from .judging import ScorerError, judge
+from .processes import Processes
 from .results import Key, ResultsFolder, Unscored
 from .samples import Completion, DataSetScore, Sample, make_sample, score_data_set
 from .settings import Batch, Protocol, plan, seed_of
 
 
+ALONE = Processes()
 Progress = Callable[[str, int, int, float | None], None]  # data set, samples so far, of how many, share that is right
 
 
@@ -86,6 +88,7 @@ def evaluate(
     protocol: Protocol,
     folder: ResultsFolder,
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, DataSetScore]:
     """
     Returns the scores of a policy by data set, and writes them to the folder.
@@ -101,13 +104,15 @@ def evaluate(
             Where results are; what is there of the same settings is taken over.
         progress (`Callable`, *optional*):
             Called after each batch.
+        processes ([`Processes`], *optional*):
+            Those that share the batches. Each calls this function, with a folder that only the first writes to.
 
     Raises:
         [`ScorerError`]: If a scorer raises. Its completions are kept, and are scored when the evaluation goes on.
     """
     scores = {}
     for one in problems:
-        samples = _Run(sampler, one, protocol, folder, progress).samples()
+        samples = _Run(sampler, one, protocol, folder, progress, processes).samples()
         scores[one.name] = score_data_set(samples)
     folder.finish(scores)
     return scores
@@ -147,30 +152,53 @@ class _Run:
         protocol: Protocol,
         folder: ResultsFolder,
         progress: Progress | None,
+        processes: Processes,
     ) -> None:
         self._sampler, self._problems, self._protocol = sampler, problems, protocol
-        self._folder, self._progress = folder, progress
-        self._unscored = Unscored(folder.folder, problems.name)
+        self._folder, self._progress, self._processes = folder, progress, processes
+        self._unscored = Unscored(folder.folder, problems.name, processes.index)
 
     def samples(self) -> list[Sample]:
         """Returns all samples, those that are in the folder and those that are drawn now."""
-        name, found = self._problems.name, self._folder.read(self._problems.name)
+        found, kept = self._folder.read(self._problems.name), self._unscored.read()
+        self._processes.gather(None)  # all have read before the first one writes
         missing = missing_batches(self._problems, self._protocol, found)
-        parts = [key for batch in missing for key in keys_of(self._problems, batch) if key in found]
-        if parts:
-            # Of a batch that was being written when the process died
-            found = {key: one for key, one in found.items() if key not in set(parts)}
-            self._folder.keep(name, list(found.values()))
-        kept = self._unscored.read()
+        found = self._whole_batches(found, missing)
         self._tell(found)
-        for batch in missing:
-            new = self._new(batch, kept)
-            self._folder.append(name, new)
-            found |= {(one.question_id, one.sample): one for one in new}
+        for first in range(0, len(missing), self._processes.count):
+            for new in self._round(missing[first : first + self._processes.count], kept):
+                self._folder.append(self._problems.name, new)
+                found |= {(one.question_id, one.sample): one for one in new}
             self._tell(found)
+        self._processes.gather(None)
         self._unscored.drop()
         batches = plan(len(self._problems.rows), self._protocol.k, self._protocol.batch_size)
         return [found[key] for batch in batches for key in keys_of(self._problems, batch)]
+
+    def _whole_batches(self, found: dict[Key, Sample], missing: list[Batch]) -> dict[Key, Sample]:
+        """Returns the samples without those of a batch that was being written when the process died."""
+        parts = {key for batch in missing for key in keys_of(self._problems, batch) if key in found}
+        if parts:
+            found = {key: one for key, one in found.items() if key not in parts}
+            self._folder.keep(self._problems.name, list(found.values()))
+        return found
+
+    def _round(self, batches: list[Batch], kept: dict[Key, dict[str, Any]]) -> list[list[Sample]]:
+        """Returns the samples of these batches, of which each process draws one."""
+        place, new, failure = self._processes.index, None, None
+        try:
+            new = self._new(batches[place], kept) if place < len(batches) else None
+        except ValueError as error:
+            failure = error
+        everyone = self._processes.gather((new, None if failure is None else str(failure)))
+        # What the others have drawn is written before one that failed ends them all
+        if failure is None and any(text is not None for _, text in everyone):
+            failure = ScorerError(next(text for _, text in everyone if text is not None))
+        if failure is not None:
+            for one, _ in everyone:
+                self._folder.append(self._problems.name, one or [])
+            raise failure
+        return [one for one, _ in everyone if one is not None]
 
     def _new(self, batch: Batch, kept: dict[Key, dict[str, Any]]) -> list[Sample]:
         keys = keys_of(self._problems, batch)
