@@ -51,9 +51,8 @@ def main(folder: Path) -> None:
     (folder / f"rank-{rank}.json").write_text(json.dumps(found))
     trainer.accelerator.wait_for_everyone()
     # Leaves the process group at its end
-    assert (
-        command(["eval", "--k", "3", "--size", "10", "--batch_size", "6", "--output_dir", str(folder / "arena")]) == 0
-    )
+    words = ["--k", "3", "--size", "10", "--batch_size", "6", "--output_dir", str(folder / "arena")]
+    assert command(["eval", *words]) == 0
 
 
 def runner_failure(folder: Path, processes: Processes) -> str:

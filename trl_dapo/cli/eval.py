@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .config_file import read_config_file, set_environment, split_config_flag
-from .errors import UsageError, one_line
+from .errors import UsageError, one_line, report
 from .folders import check_folder
 
 
@@ -190,6 +190,7 @@ def _refuse(message: str) -> NoReturn:
 
 if __name__ == "__main__":
     # As a module, for launchers that start several processes
-    from .main import main as command
-
-    sys.exit(command(["eval", *sys.argv[1:]]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UsageError as error:
+        sys.exit(report(error))

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         problems = load(options)
         policy = arena_policy() if not options.model_name_or_path else named_policy(options)
         protocol = protocol_of(options, policy, problems, messages)
-        scores = _evaluate(options, policy, protocol, problems, messages, processes)
+        scores = _scores(options, policy, protocol, problems, messages, processes)
     except (ValueError, ImportError) as error:
         raise UsageError(one_line(error)) from error
     except KeyboardInterrupt:
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(
+def _scores(
     options: argparse.Namespace,
     policy: Policy,
     protocol: Protocol,
