@@ -17,6 +17,8 @@ from typing import Any
 JSON, LINES, PARQUET = (".json", ".jsonl", ".ndjson"), (".csv", ".tsv", ".txt"), ".parquet"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 CHUNK = 2**22
+# Of files with columns; those of text can have .gz behind
+FILE_ENDINGS = (*JSON, ".csv", ".tsv", PARQUET)
 GENERIC = "An error occurred while generating the dataset"
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 from datasets import Dataset, NamedSplit
 
 from .catalogue import GYM
+from .files import ProblemError
 
 
 SIZES = {"train": 5_000, "test": 500}
@@ -43,7 +44,7 @@ def read_task(name: str) -> Task:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError as error:
-        raise ValueError(f"{name}: the settings behind `?` are written as name=value&name=value.") from error
+        raise ProblemError(f"{name}: the settings behind `?` are written as name=value&name=value.") from error
     settings = {key: _value(text) for key, text in pairs}
     for key in _OURS:
         check_whole(f"{name}: {key}", settings.get(key), least=1 if key == "size" else 0)
@@ -114,24 +115,24 @@ def _made(name: str, task: Task, size: int, seed: int) -> Any:
     if task.name not in factory.DATASETS:
         near = get_close_matches(task.name, factory.DATASETS, n=1)
         hint = f"Did you mean {GYM}{near[0]}?" if near else "Its gallery lists the tasks."
-        raise ValueError(f"{name}: reasoning-gym has no task {task.name!r}. {hint}")
-    known = [one.name for one in fields(factory.DATASETS[task.name][1]) if one.name not in _OURS]
+        raise ProblemError(f"{name}: reasoning-gym has no task {task.name!r}. {hint}")
+    known = [one.name for one in fields(cast(Any, factory.DATASETS[task.name][1])) if one.name not in _OURS]
     unknown = next((key for key, _ in task.settings if key not in known), None)
     if unknown is not None:
-        raise ValueError(
+        raise ProblemError(
             f"{name}: the task {task.name} has no setting {unknown!r}. It has {', '.join(known)}, and size and seed."
         )
     try:
         return factory.create_dataset(task.name, size=size, seed=seed, **dict(task.settings))
     except Exception as error:
         # The task checks its settings with assertions, or trips over them
-        raise ValueError(f"{name}: the task does not take these settings: {error}") from error
+        raise ProblemError(f"{name}: the task does not take these settings: {error}") from error
 
 
 def check_whole(what: str, value: Any, least: int) -> None:
     """Raises `ValueError` unless a value is `None` or a whole number of at least `least`."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-        raise ValueError(f"{what}={value!r} must be a whole number of at least {least}.")
+        raise ProblemError(f"{what}={value!r} must be a whole number of at least {least}.")
 
 
 def _value(text: str) -> Any:

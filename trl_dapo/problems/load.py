@@ -13,8 +13,18 @@ from .files import ProblemError
 from .gym import check_whole
 from .prompts import PromptStyle, user_text
 from .repeats import key_of, repeated
-from .rows import ENTRY, PROMPT, QUESTION_ID, SOLUTION, Rows, Shape, columns_of, numbered_apart
-from .rows import answer_column as column_of_answers
+from .rows import (
+    ENTRY,
+    PROMPT,
+    QUESTION_ID,
+    SOLUTION,
+    Rows,
+    Shape,
+    answer_or_entry,
+    columns_of,
+    numbered_apart,
+    with_solutions,
+)
 from .rows import prompt_column as column_of_prompts
 from .sources import source
 
@@ -110,20 +120,17 @@ def read_problems(
     columns = columns_of(rows)
     if not columns:
         raise ProblemError(f"{name}: the split {raw.split} has no rows.")
-    # With an entry, and no answer column that is known or asked for, the entry alone tells what is right
-    by_entry = ENTRY in columns and raw.answer is None and answer_column is None
     shape = Shape(
         split=raw.split,
         prompt=column_of_prompts(rows, prompt_column or raw.prompt),
-        answer=None if by_entry else column_of_answers(rows, answer_column or raw.answer),
+        answer=answer_or_entry(rows, answer_column or raw.answer),
         style=style,
         may_be_empty=raw.may_be_empty,
         id=raw.id or (QUESTION_ID if QUESTION_ID in columns else None),
         with_id=True,
     )
     made = rows.map(shape, with_indices=True, remove_columns=[one for one in columns if one != ENTRY])
-    if by_entry:
-        made = made.map(_without_answer)
+    made = with_solutions(made, shape)
     kept = [PROMPT, SOLUTION, QUESTION_ID, *([ENTRY] if ENTRY in columns else [])]
     made = made.select_columns(kept)
     if isinstance(made, Dataset):
@@ -159,10 +166,6 @@ def _some(rows: Rows, size: int | None, seed: int) -> Rows:
     if size >= len(rows):
         return rows
     return rows.select(sorted(random.Random(seed).sample(range(len(rows)), size)))
-
-
-def _without_answer(row: Any) -> dict[str, str]:
-    return {SOLUTION: ""}
 
 
 def _told_apart(rows: Dataset) -> Dataset:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .files import ProblemError
+
 
 # What stands around every problem of DAPO-Math-17k
 WRAPPER = (
@@ -60,7 +62,7 @@ class PromptStyle:
 
     def __post_init__(self) -> None:
         if self.template is not None and QUESTION not in self.template:
-            raise ValueError(
+            raise ProblemError(
                 f"prompt_template={self.template!r} has no {QUESTION} in it, so no prompt would have its question. "
                 f"Write {QUESTION} where the question goes."
             )

@@ -127,6 +127,23 @@ def answer_column(rows: Rows, asked: str | None) -> str:
     return _column(rows, "answer_column", asked, ANSWER_COLUMNS, first_wins=False)
 
 
+def answer_or_entry(rows: Rows, asked: str | None) -> str | None:
+    """Returns what [`answer_column`] does; `None` where rows have an `entry` instead, which tells what is right."""
+    by_entry = asked is None and ENTRY in columns_of(rows)
+    if by_entry and all(look_up(first_row(rows), name) is MISSING for name in ANSWER_COLUMNS):
+        return None
+    return answer_column(rows, asked)
+
+
+def with_solutions(rows: Rows, shape: Shape) -> Rows:
+    """Returns rows of which each has a solution: "" where the shape has no column of answers."""
+    return rows if shape.answer is not None else rows.map(_without_answer)
+
+
+def _without_answer(row: Mapping[str, Any]) -> dict[str, str]:
+    return {SOLUTION: ""}
+
+
 def numbered_apart(ids: Sequence[str]) -> list[str]:
     """Returns ids of which the second and later ones of the same kind carry their number: `a`, `b`, `a#2`."""
     seen: Counter[str] = Counter()

@@ -14,7 +14,7 @@ from datasets import Dataset, IterableDataset, load_dataset
 
 from .answers import column_of
 from .catalogue import CATALOGUE, GYM, Part, ProblemSet, is_problem_set, nearest_name
-from .files import ProblemError, cause, files_in, kind, loader, unnoticed
+from .files import FILE_ENDINGS, ProblemError, cause, files_in, kind, loader, unnoticed
 from .gym import gym_rows
 from .repeats import first_of_each
 from .rows import ANSWER_COLUMNS, ENTRY, Rows
@@ -72,16 +72,14 @@ def file_rows(path: Path, streaming: bool, answer: str | None = None) -> Any:
     """
     found = loader(path)
     if found is None:
-        raise ProblemError(
-            f"{path} is no file of rows: its name ends in none of .jsonl, .json, .ndjson, .csv, .tsv (each also with "
-            ".gz) and .parquet."
-        )
+        raise ProblemError(f"{path} is no file of rows: its name ends in none of {', '.join(FILE_ENDINGS)}.")
     builder, options = found
     if builder == "csv":
         header = _header(path, options.get("sep", ","))
         known = [answer] if answer else ANSWER_COLUMNS
         options = {**options, "converters": {one: str for one in header if one in map(_outer(header), known)}}
-    return load_dataset(builder, data_files={"train": str(path)}, streaming=streaming, **options)
+    load: Any = load_dataset
+    return load(builder, data_files={"train": str(path)}, streaming=streaming, **options)
 
 
 def hub_rows(hub: str, config: str | None, split: str, streaming: bool) -> Rows:
