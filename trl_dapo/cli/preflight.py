@@ -21,6 +21,7 @@ from trl_dapo.reward_model.function import RewardModelFunction
 
 from .arguments import Arguments
 from .built_in_task import check_no_reference, check_not_quantized
+from .chat_template import check_chat_template
 from .data import Data, column_names, load_data, load_splits, own_refusal, reading
 from .data_files import are_local
 from .errors import UsageError, one_line
@@ -75,6 +76,8 @@ def check_online(arguments: Arguments) -> None:
         script_args.notes += data.notes
         known = [name for name in names if name in (*HOST_REWARDS, *SCORERS)]
         check_columns(reward_functions(known, training_args), column_names(data.train))
+        if not script_args.dry_run:
+            check_chat_template(data.train, model_args, training_args.trust_remote_code)
 
 
 def check_offline(arguments: Arguments) -> None:

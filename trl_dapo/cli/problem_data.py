@@ -104,6 +104,10 @@ def shaped(script_args: Any, rows: Rows, split: str) -> Shaped:
 def check_options(script_args: Any, dataset_args: Any, training_args: Any) -> None:
     """Raises [`UsageError`] for options of problems and scorers that cannot be meant; reads no rows."""
     prompt_style(script_args)
+    for option in ("answer_column", "prompt_column", "prompt_template"):
+        value = getattr(script_args, option)
+        if value is not None and not (script_args.dataset_name or dataset_args.datasets):
+            raise UsageError(f"{option}={value}: the built-in task has its own. Leave it out, or give dataset_name.")
     formats = {get_scorer(name).answer_format: name for name in reversed(_scorers(script_args))}
     if len(formats) > 1 and script_args.prompt_template is None:
         first, *others = reversed(list(formats.values()))
