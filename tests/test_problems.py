@@ -1,14 +1,17 @@
 """Data sets by name: rows of the Hub's schemas become prompts with solutions, and every flaw is one line."""
 
+import doctest
 import gzip
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, IterableDataset, load_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from test_arena_docstrings import FencedParser
 from trl_dapo.evaluation.scorers import SCORERS, get_scorer
 from trl_dapo.problems import PROBLEM_SETS, load_problems
 from trl_dapo.problems.answers import MISSING, answer_text, column_of, leaves, look_up
@@ -99,6 +102,11 @@ def test_dapo_math_says_how_many_problems_are_in_how_many_rows(hub, caplog):
 def test_the_same_problem_under_two_indices_is_taken_once(hub):
     hub("BytedTsinghua-SIA/DAPO-Math-17k", dapo_math([PROBLEMS[0], PROBLEMS[1], PROBLEMS[0]], copies=5))
     assert list(load_problems("dapo-math-17k")["question_id"]) == ["id-0", "id-1"]
+
+
+def test_the_same_index_is_a_copy_whatever_its_text():
+    rows = [{"question": text, "extra": {"index": index}} for text, index in [("a", "1"), ("a ", "1"), ("b", "2")]]
+    assert list(first_of_each(Dataset.from_list(rows), "question", "extra.index")["question"]) == ["a", "b"]
 
 
 def test_without_an_index_the_text_tells_copies(hub):
@@ -285,6 +293,15 @@ def test_reasoning_gym_tests_on_items_that_no_training_seed_near_by_gives():
     }
     assert not drawn["train"] & drawn["test"]
     assert TEST_SEED > 10**8
+
+
+@needs_gym
+@pytest.mark.parametrize("page", ["docs/datasets.md", "trl_dapo/problems/load.py"])
+def test_the_examples_run_as_they_are_shown(page):
+    text = (Path(__file__).parent.parent / page).read_text()
+    examples = FencedParser().get_doctest(text, {}, page, page, 0)
+    assert len(examples.examples) >= 3
+    assert doctest.DocTestRunner().run(examples).failed == 0
 
 
 @needs_gym
