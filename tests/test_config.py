@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from transformers import HfArgumentParser
 from trl import GRPOConfig, TrlParser
 
-from trl_dapo.dapo.config import LADDER, SEQUENCE_LEVEL_LOSSES, TOGGLES, TOKEN_LEVEL_LOSSES, DAPOConfig, toggles_beside
+from trl_dapo.dapo.config import LADDER, DAPOConfig
+from trl_dapo.dapo.toggles import SEQUENCE_LEVEL_LOSSES, TOGGLES, TOKEN_LEVEL_LOSSES, toggles_beside
 
 
 CPU = {"use_cpu": True, "bf16": False, "report_to": "none"}

@@ -23,7 +23,7 @@ from tiny import (
 )
 from training import assert_same_run, build, dapo_args, host_args, train
 from trl_dapo import DAPOConfig, DAPOTrainer
-from trl_dapo.dapo.config import SEQUENCE_LEVEL_LOSSES, TOGGLES, TOKEN_LEVEL_LOSSES
+from trl_dapo.dapo.toggles import SEQUENCE_LEVEL_LOSSES, TOGGLES, TOKEN_LEVEL_LOSSES
 
 
 OFF = dict.fromkeys(TOGGLES, False)

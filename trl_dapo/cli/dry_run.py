@@ -7,7 +7,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from trl_dapo.dapo.batch_plan import batch_plan, describe
-from trl_dapo.dapo.config import TOGGLES
+from trl_dapo.dapo.toggles import TOGGLES
 
 from .arguments import Arguments
 
