@@ -13,21 +13,24 @@ from typing import Any, Self
 from trl import GRPOConfig as HostConfig
 
 from ..grpo.config import GRPOConfig
-from ..grpo.recipe import GRPO, known_fields
+from ..grpo.recipe import NAIVE, known_fields
 from ..host.promotion import with_defaults
 from ..host.ranges import check_generation_fields
 from ..host.required import required
 from .checks import check_parameters, check_token_weights
+from .deviations import Deviations, deviations_of
+from .paper import PINNED, SCRIPT_WARMUP_ROLLOUTS, batch_fields, paper_fields
 from .rollout_size import paper_warmup_steps, settle_updates_per_rollout
 from .toggles import GOVERNED, PROMPT_SWITCHES, RELIANT, TOGGLES, settle_toggles, toggles_beside
 from .told import changes_since, inert_toggles, is_set
 
 
-# What all rows of the paper's Table 1 have in common; the toggles set the rest
-PINNED = {name: value for name, value in known_fields(GRPO).items() if name not in GOVERNED.values()} | {"beta": 0.0}
-
-# Names of the rows of the paper's Table 1; each adds one toggle to the row before
-LADDER = ("naive GRPO", *("+ " + toggle.replace("_", " ").replace("clip higher", "clip-higher") for toggle in TOGGLES))
+# Names of the configs of the ladder: each adds one part to the one before. The paper's Table 1 calls the first "naive
+# GRPO"; here that name means the published GRPO, with its KL term
+LADDER = (
+    "GRPO without KL",
+    *("+ " + toggle.replace("_", " ").replace("clip higher", "clip-higher") for toggle in TOGGLES),
+)
 
 
 @dataclass
@@ -237,17 +240,81 @@ class DAPOConfig(GRPOConfig):
 
     @classmethod
     def naive_grpo(cls, *args: Any, **kwargs: Any) -> Self:
-        """Returns a config with all five toggles off: the first row of the paper's Table 1."""
+        """
+        Returns naive GRPO for [`DAPOTrainer`]: [`GRPOConfig.naive`], field by field, with all five toggles off.
+
+        It has a KL term, a constant learning rate without warm-up and one update per rollout, as published, so it
+        differs from DAPO in more than the toggles. For one change at a time, see [`DAPOConfig.ladder_start`].
+        """
+        recipe = {name: value for name, value in known_fields(NAIVE).items() if name not in GOVERNED.values()}
+        values: dict[str, Any] = {**recipe, **dict.fromkeys(TOGGLES, False), **kwargs}
+        if values.get("steps_per_generation") is None and values.get("generation_batch_size") is None:
+            values = {"updates_per_rollout": 1, **values}
+        return cls(*args, **values)
+
+    @classmethod
+    def ladder_start(cls, *args: Any, **kwargs: Any) -> Self:
+        """
+        Returns the config that the ladder starts from: GRPO without KL, with all five toggles off, else DAPO's
+        defaults.
+
+        Schedule, updates per rollout and `beta=0` are DAPO's, so that whatever is compared with it differs in its
+        parts alone.
+        """
         values: dict[str, Any] = {**PINNED, **dict.fromkeys(TOGGLES, False), **kwargs}
         return cls(*args, **values)
 
     @classmethod
+    def paper(cls, output_dir: str = "trainer_output", *, script: bool = False, **kwargs: Any) -> Self:
+        """
+        Returns the paper's run: its hyper-parameters (§4.1), all five parts, and its batches on the processes at hand.
+
+        512 prompts of 16 completions per rollout, 16 updates, a learning rate of 1e-6 that is constant after 20
+        rollouts of linear warm-up, 16,384 + 4,096 tokens, a clip range of 0.8 to 1.28, no KL, AdamW, and completions
+        sampled from the policy as it is. `per_device_train_batch_size` and `gradient_accumulation_steps` follow from
+        the number of processes; you can set either.
+
+        Overlong filtering is on, since the last row of the paper's Table 1 contains it. The authors' recipe says
+        that most of the paper's experiments, the best one among them, were run without it: that is `script=True`, or
+        `overlong_filtering=False`.
+
+        The rewards have to be -1 and +1 (Eq. 7), which no config knows: `overlong_penalty_factor` is 1 for them.
+        The paper evaluates with avg@32 at temperature 1.0 and top_p 0.7. What differs even so is in
+        [`DAPOConfig.deviations`].
+
+        Args:
+            output_dir (`str`, *optional*, defaults to `"trainer_output"`):
+                Where checkpoints go.
+            script (`bool`, *optional*, defaults to `False`):
+                Follow the script that the authors published instead, where it says something else than the paper or
+                the paper is silent: no overlong filtering, 10 rollouts of warm-up, a mean over the tokens of the batch
+                and not of each group, at most 10 batches of 1536 prompts per rollout and then an error, a weight decay
+                of 0.1, gradients clipped at 1.0, a dual clip of 10 (TRL's `delta`).
+            kwargs:
+                Fields that win over the paper's. `generation_batch_size` is the number of completions per rollout.
+
+        Raises:
+            `ValueError`: If an update's 512 completions cannot be dealt to the processes equally.
+        """
+        values = paper_fields(script, kwargs)
+        # How many processes there are is known once a config is made, of whatever batch size
+        sizes = {"per_device_train_batch_size": values["num_generations"], "gradient_accumulation_steps": 1}
+        probe: dict[str, Any] = {**values, **sizes, "eval_strategy": "no", "generation_batch_size": None}
+        sizes = batch_fields(kwargs, cls(output_dir, **probe).world_size)
+        whole: dict[str, Any] = {**values, **sizes, "generation_batch_size": None}
+        config = cls(output_dir, **whole)
+        if script and kwargs.get("warmup_steps") is None:
+            config.warmup_steps = paper_warmup_steps(config, SCRIPT_WARMUP_ROLLOUTS)
+        return config
+
+    @classmethod
     def ladder(cls, output_dir: str = "trainer_output", **kwargs: Any) -> list[Self]:
         """
-        Returns the six configs of the paper's Table 1, from naive GRPO to DAPO. Each adds one toggle.
+        Returns the six configs of the paper's Table 1, from GRPO without KL to DAPO. Each adds one toggle.
 
-        [`LADDER`] has the names of the rows. Each config has its own folder under `output_dir`. Parameters of a part
-        that is off in a row are left out of that row.
+        [`LADDER`] has the names of the rows. The first is [`DAPOConfig.ladder_start`], not
+        [`DAPOConfig.naive_grpo`], from which the second would differ in the KL term too. Each config has its own
+        folder under `output_dir`. Parameters of a part that is off in a row are left out of that row.
         """
         given = [toggle for toggle in TOGGLES if toggle in kwargs]
         if given:
@@ -345,3 +412,14 @@ class DAPOConfig(GRPOConfig):
     def check_token_weights(self, name: str) -> None:
         """Raises `ValueError` if the loss cannot be weighted by token; `name` is the option that asks for weights."""
         check_token_weights(self, name)
+
+    def deviations(self) -> Deviations:
+        """
+        Returns what this config does otherwise than the paper: a list of rows that `print` shows as lines and rich as
+        a table.
+
+        Effective values count: prompts per rollout and not the batch fields, a warm-up in rollouts, vLLM's correction
+        where vLLM generates. Where the paper is silent, a value is held against the authors' script. What no config
+        knows, as rewards, data and model, has no row.
+        """
+        return deviations_of(self)
