@@ -187,6 +187,21 @@ def test_what_is_given_wins_and_a_part_can_be_off():
     assert paper(overlong_filtering=False).mask_truncated_completions is False
 
 
+@pytest.mark.parametrize("script", [False, True])
+@pytest.mark.parametrize(
+    ("given", "name", "value"),
+    [
+        # Weights of tokens per prompt and a KL term exclude each other, and so do other losses
+        ({"beta": 0.1}, "token_level_scope", "batch"),
+        ({"loss_type": "dr_grpo"}, "token_level_scope", "batch"),
+        ({"max_refill_rounds": 0}, "dynamic_sampling_on_exhaustion", "fill"),
+        ({"num_generations": None, "gradient_accumulation_steps": None}, "num_generations", 16),
+    ],
+)
+def test_a_value_of_the_papers_gives_way_where_it_cannot_stand_beside_a_given_one(script, given, name, value):
+    assert getattr(paper(script=script, **given), name) == value
+
+
 def test_the_warm_up_is_counted_in_rollouts_whatever_their_size():
     assert paper(updates_per_rollout=4).warmup_steps == 80
     assert paper(script=True, updates_per_rollout=4, num_iterations=2).warmup_steps == 80  # 10 x 4 x 2

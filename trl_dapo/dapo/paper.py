@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from ..grpo.recipe import GRPO, known_fields
+from .checks import TOKEN_SUM_LOSSES
 from .toggles import GOVERNED, RELIANT, TOGGLES
 
 
@@ -76,13 +77,9 @@ def paper_fields(script: bool, given: dict[str, Any]) -> dict[str, Any]:
     """
     _check_sizes(given)
     values: dict[str, Any] = {**PAPER, **(SCRIPT if script else {})}
-    if "max_completion_length" in given:
-        # 4096 tokens belong to 20480
-        del values["soft_punish_cache"]
-    for toggle, names in RELIANT.items():
-        if not given.get(toggle, True):
-            values = {name: value for name, value in values.items() if name not in names}
-    return {**values, **given}
+    kept = {name: value for name, value in values.items() if name not in _beside_the_point(given)}
+    # A size of `None` is one that is left out
+    return kept | {name: value for name, value in given.items() if value is not None or name not in SIZES}
 
 
 def batch_fields(given: dict[str, Any], processes: int) -> dict[str, int]:
@@ -130,6 +127,19 @@ def batch_fields(given: dict[str, Any], processes: int) -> dict[str, int]:
         "per_device_train_batch_size": per_device,
         "gradient_accumulation_steps": rows // processes // per_device,
     }
+
+
+def _beside_the_point(given: dict[str, Any]) -> set[str]:
+    """Returns the fields whose value in the paper does not go with what the user set, and would be refused."""
+    names = {name for toggle, reliant in RELIANT.items() if not given.get(toggle, True) for name in reliant}
+    if "max_completion_length" in given:
+        # 4096 tokens belong to 20480
+        names.add("soft_punish_cache")
+    if given.get("beta") or (given.get("loss_type") or "dapo") not in TOKEN_SUM_LOSSES:
+        names.add("token_level_scope")
+    if given.get("max_refill_rounds") == 0:
+        names.add("dynamic_sampling_on_exhaustion")
+    return names
 
 
 def _check_sizes(given: dict[str, Any]) -> None:
