@@ -23,7 +23,7 @@ from ..host.foreign import check_config
 from ..host.required import required
 from ..host.resume import Parts
 from . import logs
-from .config import PROMPT_SWITCHES, TOGGLES, DAPOConfig
+from .config import DAPOConfig
 from .dead_groups import DeadGroupsWarning, shaped_rewards
 from .length_penalty import LISTS, LengthPenalty, add_length_penalty
 from .raw_metric import PENALTY_NAME, RawMetric, penalty_columns
@@ -34,6 +34,7 @@ from .sampling.prompts import PromptStream
 from .sampling.rounds import Rounds
 from .sampling.sampler import DynamicSampler
 from .sampling.tally import Tally
+from .toggles import PROMPT_SWITCHES, TOGGLES
 from .weighted_tokens import WeightedTokens
 
 
