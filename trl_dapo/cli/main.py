@@ -17,7 +17,7 @@ INTERRUPTED = 130
 SUMMARIES = {
     **{command.name: command.summary for command in COMMANDS.values()},
     "eval": "measure accuracy on held-out questions: avg@k, pass@k, maj@k, with intervals",
-    "demo": "compare DAPO with naive GRPO on the built-in task, on a CPU",
+    "demo": "compare DAPO with GRPO on the built-in task, on a CPU",
 }
 LINES = "\n".join(f"  {name:<8}{summary}" for name, summary in SUMMARIES.items())
 HELP = f"""\

@@ -23,7 +23,7 @@ from ..host.foreign import check_config
 from ..host.required import required
 from ..host.resume import Parts
 from . import logs
-from .config import PROMPT_SWITCHES, TOGGLES, DAPOConfig
+from .config import DAPOConfig
 from .dead_groups import DeadGroupsWarning, shaped_rewards
 from .length_penalty import LISTS, LengthPenalty, add_length_penalty
 from .raw_metric import PENALTY_NAME, RawMetric, penalty_columns
@@ -34,6 +34,7 @@ from .sampling.prompts import PromptStream
 from .sampling.rounds import Rounds
 from .sampling.sampler import DynamicSampler
 from .sampling.tally import Tally
+from .toggles import PROMPT_SWITCHES, TOGGLES
 from .weighted_tokens import WeightedTokens
 
 
@@ -52,13 +53,13 @@ class DAPOTrainer(GRPOTrainer):
 
     ```python
     >>> from trl_dapo import DAPOTrainer
-    >>> from trl.rewards import accuracy_reward
-    >>> from datasets import load_dataset
+    >>> from trl_dapo.evaluation.scorers import math_verify
+    >>> from trl_dapo.problems import load_problems
 
     >>> trainer = DAPOTrainer(
     ...     model="Qwen/Qwen2.5-0.5B-Instruct",
-    ...     reward_funcs=accuracy_reward,
-    ...     train_dataset=load_dataset("trl-lib/DeepMath-103K", split="train"),
+    ...     reward_funcs=math_verify,
+    ...     train_dataset=load_problems("gsm8k", split="train", answer_format=math_verify.answer_format),
     ... )
     >>> trainer.train()
     ```
