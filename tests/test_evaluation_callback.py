@@ -319,7 +319,7 @@ def test_data_sets_that_cannot_be_evaluated_on_are_refused(tmp_path):
         EvaluationCallback(trainer, {"a": HELD_OUT.select([])}, parity_reward, every=1)
     with pytest.raises(ValueError, match="there is no data set"):
         EvaluationCallback(trainer, {}, parity_reward, every=1)
-    with pytest.raises(ValueError, match=r"the data set a lacks a solution"):
+    with pytest.raises(ValueError, match=r"the data set a has no solution"):
         EvaluationCallback(trainer, {"a": HELD_OUT}, "dapo_math", every=1)
     with pytest.raises(ValueError, match="scorer has none for the data set 'a'"):
         EvaluationCallback(trainer, {"a": HELD_OUT}, {"b": parity_reward}, every=1)

@@ -189,6 +189,15 @@ def test_the_output_folder_of_a_run_and_its_checkpoints_are_policies(tmp_path):
             assert torch.equal(parameter, dict(model.named_parameters())[name])
 
 
+def test_a_model_is_loaded_in_four_bits(tmp_path):
+    # bitsandbytes takes no narrower layers on a CPU
+    source = find_policy(save_tiny_model(tmp_path / "wide", tiny_tokenizer(), hidden=64))
+    tokenizer = load_tokenizer(source)
+    model = load_policy(source, tokenizer, dtype="float32", device="cpu", load_in_4bit=True)
+    assert model.is_loaded_in_4bit
+    assert len(sampler(tokenizer, model).sample(PROMPTS, [0] * 4)) == 4
+
+
 def test_an_adapter_without_its_base_is_one_line(base, adapter):
     shutil.rmtree(base)
     with pytest.raises(ValueError, match=r"the adapter was trained on the base .* no such model here") as caught:

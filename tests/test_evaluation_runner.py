@@ -73,6 +73,11 @@ def test_without_answers_there_is_no_majority():
     assert "maj@2" not in score_data_set(rows).metrics
 
 
+def test_where_nothing_can_be_parsed_the_majority_is_wrong():
+    rows = [Sample("a", n, "", None, "unparseable", -1.0, 1, False, 0) for n in range(2)]
+    assert score_data_set(rows).metrics["maj@2"].value == 0.0
+
+
 def test_an_unparseable_answer_never_wins_a_vote():
     rows = [Sample("a", n, "", "9", "unparseable", None, 1, False, 0) for n in range(3)]
     rows.append(sample("a", 3, "7", "right"))
@@ -254,9 +259,9 @@ def test_completions_that_are_no_utf8_or_have_line_breaks_are_kept(tmp_path):
     ("rows", "message"),
     [
         ([], "has no rows"),
-        ([{"solution": "1"}], r"lacks a prompt \(its columns are solution\)"),
-        ([{"prompt": "a"}], r"lacks a solution \(its columns are prompt\)"),
-        ([{"prompt": "a", "solution": "1"}, {"prompt": "b", "solution": ""}], r"lacks a solution \(question '1'\)"),
+        ([{"solution": "1"}], r"has no prompt \(its columns are solution\)"),
+        ([{"prompt": "a"}], r"has no solution \(its columns are prompt\)"),
+        ([{"prompt": "a", "solution": "1"}, {"prompt": "b", "solution": ""}], r"has no solution \(question '1'\)"),
         ([{"prompt": "a", "solution": "1", "question_id": "x"}] * 2, "has two questions with question_id='x'"),
     ],
 )

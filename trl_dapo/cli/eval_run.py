@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 from accelerate import PartialState
 from rich.console import Console
+from transformers.utils import logging as transformers_logging
 
 from trl_dapo.arena.settings import MAX_COMPLETION_LENGTH
 from trl_dapo.evaluation import scorers
@@ -56,6 +58,9 @@ def run(options: argparse.Namespace) -> int:
     processes = launched(options.device)
     # The others say nothing
     messages = Console(stderr=True, soft_wrap=True, quiet=not processes.is_first)
+    if not messages.is_terminal:
+        datasets.disable_progress_bars()
+        transformers_logging.disable_progress_bar()
     try:
         if options.use_vllm and processes.count > 1:
             raise UsageError(
@@ -65,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         policy = arena_policy() if not options.model_name_or_path else named_policy(options)
         protocol = protocol_of(options, policy, problems, messages)
         scores = _scores(options, policy, protocol, problems, messages, processes)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, OSError) as error:
         raise UsageError(one_line(error)) from error
     except KeyboardInterrupt:
         print(

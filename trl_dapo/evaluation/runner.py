@@ -72,7 +72,7 @@ def make_problems(name: str, dataset: Any, scorer: Any) -> Problems:
         if row is not None:
             columns = ", ".join(key for key in rows[0] if key != "question_id")
             where = f"question {row['question_id']!r}" if column in rows[0] else f"its columns are {columns}"
-            raise ValueError(f"the data set {name} lacks a {column} ({where}). Add it, or name its column.")
+            raise ValueError(f"the data set {name} has no {column} ({where}). Add it, or name its column.")
     ids: set[str] = set()
     for row in rows:
         row["question_id"] = str(row["question_id"])

@@ -166,7 +166,9 @@ def score_data_set(samples: Sequence[Sample]) -> DataSetScore:
     by_question: dict[str, list[Sample]] = {}
     for one in samples:
         by_question.setdefault(one.question_id, []).append(one)
-    votes = any(one.answer is not None for one in samples)
+    # A reward function gives no answers. Where nothing could be parsed, nothing tells it from a scorer
+    parsed = [one for one in samples if one.outcome != "unparseable"]
+    votes = not parsed or any(one.answer is not None for one in parsed)
     ordered = [sorted(group, key=lambda one: one.sample) for group in by_question.values()]
     questions = [score_question(group, votes) for group in ordered]
     names = dict.fromkeys(name for question in questions for name in question.metrics)
