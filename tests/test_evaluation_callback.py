@@ -266,6 +266,22 @@ def test_the_logs_of_the_trainer_do_not_hold_those_of_the_evaluation(tmp_path):
     assert [log["step"] for log in trainer.state.log_history if "completions/mean_length" in log] == [1]
 
 
+@pytest.mark.parametrize("make", [trl_grpo, rloo, dapo], ids=lambda make: make.__name__)
+def test_the_trainers_own_evaluations_are_those_without_the_callback(tmp_path, make):
+    logs = []
+    for name in ("alone", "measured"):
+        trainer = trainer_of(make, tmp_path / name, max_steps=2, eval_strategy="steps", eval_steps=1)
+        if name == "measured":
+            with_callback(trainer)
+        trainer.train()
+        own = [log for log in trainer.state.log_history if "eval_loss" in log]
+        timed = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+        logs.append([{key: value for key, value in log.items() if key not in timed} for log in own])
+    assert len(logs[0]) == 2
+    for one, other in zip(*logs, strict=True):
+        assert one == pytest.approx(other, nan_ok=True)
+
+
 def test_vllm_samples_with_the_evaluations_settings_and_then_with_its_own(tmp_path):
     trainer = trainer_of(grpo, tmp_path)
     ends = trainer.processing_class.eos_token_id

@@ -90,6 +90,7 @@ def test_what_a_model_brings_of_its_own_does_not_change_the_draws():
     model = tiny_model(tokenizer)
     plain = sampler(tokenizer, model).sample(PROMPTS, [0] * 4)
     model.generation_config.update(top_k=1, repetition_penalty=1.5, min_p=0.5, temperature=0.1, top_p=0.1)
+    model.generation_config.update(no_repeat_ngram_size=1, min_new_tokens=9, typical_p=0.1, epsilon_cutoff=0.02)
     assert sampler(tokenizer, model).sample(PROMPTS, [0] * 4) == plain
 
 

@@ -169,7 +169,7 @@ class EvaluationCallback(TrainerCallback):
                 seed = seeds_of(problems, batch, self._protocol.seed)[0]
                 drawn = generate([problems.rows[question]["prompt"] for question in rows], seed)
                 if number < len(batches) and failure is None:
-                    kept = [drawn[place] for place in _places(batch, copies)]
+                    kept = drawn[: len(batch.rows)]  # what it is filled up with is behind
                     try:
                         own.append((number, _scored(problems, batch, kept, seed)))
                     except Exception as error:
@@ -226,14 +226,9 @@ def _problems(dataset: Any, scorer: Any) -> list[Problems]:
 
 
 def _filled(batch: Batch, questions: int, copies: int) -> list[int]:
-    """Returns the question of each row of a batch of full size: one that is smaller repeats its last question."""
+    """Returns the question of each row of a batch of full size: a smaller one goes on with its last question."""
     filled = [*batch.questions, *[batch.questions[-1]] * (questions - len(batch.questions))]
     return [question for question in filled for _ in range(copies)]
-
-
-def _places(batch: Batch, copies: int) -> list[int]:
-    """Returns where the rows of a batch are in one of full size."""
-    return [place * copies + sample for place in range(len(batch.questions)) for sample in range(len(batch.samples))]
 
 
 def _scored(problems: Problems, batch: Batch, drawn: Sequence[Any], seed: int) -> list[Sample]:
