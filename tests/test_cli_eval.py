@@ -13,13 +13,14 @@ from datasets import Dataset
 
 import trl_dapo.problems
 from evaluations import LastNumber
+from stand_in_vllm import LLM, install
 from tiny import save_tiny_model, tiny_model, tiny_tokenizer
 from trl_dapo.cli import eval as command
 from trl_dapo.cli import eval_run
 from trl_dapo.cli.main import main
 from trl_dapo.evaluation.display import shown, table
 from trl_dapo.evaluation.intervals import ONE_QUESTION
-from trl_dapo.evaluation.results import read_samples
+from trl_dapo.evaluation.results import file_name, read_samples
 
 
 HERE = Path(__file__).parent
@@ -114,9 +115,11 @@ def test_several_data_sets_each_in_its_scorers_format(capfd, model, problems):
     content = json.loads(Path("out/results.json").read_text())
     assert content["settings"]["scorers"] == {"aime-2024": "dapo_math", "b/c": "number"}
     assert list(content["data_sets"]) == ["aime-2024", "b/c"]
-    assert {path.name for path in Path("out/samples").iterdir()} == {"aime-2024.jsonl", "b_c.jsonl"}
+    other = f"{file_name('b/c')}.jsonl"
+    assert other.startswith("b_c-")
+    assert {path.name for path in Path("out/samples").iterdir()} == {"aime-2024.jsonl", other}
     assert "maj@3" in out
-    assert len(read_samples(Path("out/samples/b_c.jsonl"))) == 6
+    assert len(read_samples(Path("out/samples") / other)) == 6
 
 
 def test_the_scorer_is_the_papers_but_for_tasks_that_score_themselves():
@@ -144,6 +147,20 @@ def test_options_may_stand_in_a_file_and_flags_win(capfd, model, problems):
     assert code == 0
     assert (settings["k"], settings["max_new_tokens"], list(settings["data_sets"])) == (2, 3, ["a", "b"])
     assert settings["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+def test_vllm_generates_for_the_command(capfd, model, problems, monkeypatch):
+    install(monkeypatch)
+    words = ["--model_name_or_path", model, "--dataset_name", "a", "--k", "4", "--max_new_tokens", "30", "--use_vllm"]
+    code, out, _ = ran(capfd, *words, "--vllm_kwargs", '{"tensor_parallel_size": 2}', "--scorer", "number", "--json")
+    content = json.loads(out)
+    assert (code, content["settings"]["backend"], content["settings"]["batch_size"]) == (0, "vllm", 1024)
+    assert (LLM.made["tensor_parallel_size"], LLM.made["dtype"]) == (2, "auto")
+    samples = read_samples(Path("runs/eval/policy/samples/a.jsonl"))
+    assert len({one.seed for one in samples}) == len(samples) == 12
+    # The stand-in answers with its seed, and cuts odd ones off
+    assert all(one.completion == str(one.seed) for one in samples)
+    assert all(one.truncated == (one.seed % 2 == 1) for one in samples)
 
 
 def test_the_limit_gives_way_to_a_short_context(capfd, workspace, problems):
@@ -355,7 +372,7 @@ def test_help_starts_without_torch():
 
 
 def test_the_papers_protocol_is_the_default_here_too():
-    from trl_dapo.evaluation.settings import BATCH_SIZE, TEMPERATURE, TOP_P, K
+    from trl_dapo.evaluation.settings import TEMPERATURE, TOP_P, K
 
     options = command.parse([])
-    assert (options.k, options.temperature, options.top_p, options.batch_size) == (K, TEMPERATURE, TOP_P, BATCH_SIZE)
+    assert (options.k, options.temperature, options.top_p) == (K, TEMPERATURE, TOP_P)

@@ -309,6 +309,15 @@ def test_vllm_samples_with_the_evaluations_settings_and_then_with_its_own(tmp_pa
     assert (trainer.vllm_generation.temperature, vars(trainer.vllm_generation)) == (0.9, {})
 
 
+def test_a_step_that_cannot_be_written_does_not_end_training(tmp_path, caplog):
+    trainer = trainer_of(grpo, tmp_path, max_steps=1)
+    callback = with_callback(trainer)
+    (tmp_path / "evaluations").write_text("")
+    trainer.train()
+    assert sorted(callback.results) == [0, 1]
+    assert "The evaluation of step 1 is not written" in caplog.text
+
+
 # ----------------------------------------------------------------------------------------------------------- mistakes
 
 

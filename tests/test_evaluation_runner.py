@@ -11,7 +11,7 @@ import pytest
 
 from evaluations import PROTOCOL, LastNumber, SeededSampler, evaluated, questions
 from trl_dapo.evaluation.judging import ScorerError
-from trl_dapo.evaluation.results import ResultsFolder, read_results, read_samples
+from trl_dapo.evaluation.results import ResultsFolder, file_name, read_results, read_samples
 from trl_dapo.evaluation.runner import evaluate, make_problems
 from trl_dapo.evaluation.samples import Sample, score_data_set
 
@@ -237,8 +237,11 @@ def test_a_scorer_that_raises_is_named_with_question_and_sample_and_nothing_is_d
 
 
 def test_names_of_data_sets_become_files_within_the_folder(tmp_path):
-    for name in ("../evil/x.jsonl", "reasoning-gym:chain_sum?max_terms=2", "..", "a b"):
+    names = ["../evil/x.jsonl", "reasoning-gym:chain_sum?max_terms=2", "..", "a b", "a/b", "", "x" * 300, "\u0661"]
+    for name in names:
         evaluated(tmp_path, questions(1, name=name), n=1)
+    assert len({file_name(name) for name in names}) == len(names)
+    assert file_name("aime-2024") == "aime-2024"
     assert {path.parent for path in tmp_path.rglob("*.jsonl")} == {tmp_path / "samples", tmp_path / "questions"}
     assert not (tmp_path.parent / "evil").exists()
 

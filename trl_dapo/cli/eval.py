@@ -93,7 +93,7 @@ def _add_sampling(group: Any) -> None:
         "task: 40).",
     )
     group.add_argument("--seed", type=int, default=0, help="Seed of all draws (default: 0).")
-    group.add_argument("--batch_size", type=int, default=64, help="Completions sampled at once (default: 64).")
+    group.add_argument("--batch_size", type=int, help="Completions sampled at once (default: 64, with vLLM 1024).")
 
 
 def main(argv: list[str]) -> int:

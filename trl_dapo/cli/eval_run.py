@@ -25,7 +25,7 @@ from trl_dapo.evaluation.models import PolicySource, context_length, find_policy
 from trl_dapo.evaluation.processes import Processes, launched
 from trl_dapo.evaluation.results import RESULTS, ResultsFolder, read_results, summary
 from trl_dapo.evaluation.runner import Problems, evaluate, make_problems, missing_batches
-from trl_dapo.evaluation.settings import MAX_NEW_TOKENS, Protocol
+from trl_dapo.evaluation.settings import BATCH_SIZE, MAX_NEW_TOKENS, VLLM_BATCH_SIZE, Protocol
 from trl_dapo.evaluation.vllm import VLLMSampler, check_vllm
 
 from .errors import UsageError, one_line
@@ -214,7 +214,7 @@ def protocol_of(options: argparse.Namespace, policy: Policy, problems: list[Prob
         top_p=options.top_p,
         max_new_tokens=options.max_new_tokens or default,
         seed=options.seed,
-        batch_size=options.batch_size,
+        batch_size=options.batch_size or (VLLM_BATCH_SIZE if options.use_vllm else BATCH_SIZE),
     )
     if policy.context is None:
         return protocol

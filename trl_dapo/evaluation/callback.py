@@ -16,7 +16,7 @@ from .judging import as_scorer, name_of
 from .results import ResultsFolder
 from .runner import Problems, make_problems, scored, seeds_of
 from .samples import Completion, DataSetScore, Sample, score_data_set
-from .settings import TEMPERATURE, TOP_P, Batch, K, Protocol, plan
+from .settings import TEMPERATURE, TOP_P, VLLM_BATCH_SIZE, Batch, K, Protocol, plan
 
 
 logger = get_logger(__name__)
@@ -60,8 +60,8 @@ class EvaluationCallback(TrainerCallback):
         at_start (`bool`, *optional*, defaults to `True`):
             Whether to measure before the first step.
         batch_size (`int`, *optional*):
-            Completions sampled at once by each process. Defaults to `per_device_eval_batch_size`. With transformers,
-            the draws depend on it.
+            Completions sampled at once by each process; 1024 with vLLM, else `per_device_eval_batch_size`, by default. With
+            transformers, the draws depend on it.
         seed (`int`, *optional*, defaults to `0`):
             Seed of all draws. The same at each step, so that curves move less.
         save (`bool`, *optional*, defaults to `True`):
@@ -101,7 +101,7 @@ class EvaluationCallback(TrainerCallback):
             top_p=top_p,
             max_new_tokens=trainer.args.max_completion_length if max_new_tokens is None else max_new_tokens,
             seed=seed,
-            batch_size=trainer.args.per_device_eval_batch_size if batch_size is None else batch_size,
+            batch_size=_batch_size(trainer) if batch_size is None else batch_size,
         )
         self._problems = _problems(dataset, scorer)
         self._measured: tuple[int, dict[str, float]] | None = None
@@ -187,13 +187,13 @@ class EvaluationCallback(TrainerCallback):
         folder = Path(self._trainer.args.output_dir) / FOLDER / f"step-{step}"
         try:
             results = ResultsFolder(folder, settings)
-        except ValueError as error:
+            for name, found in samples.items():
+                results.keep(name or "questions", found)
+            results.finish({name or "questions": score for name, score in scores.items()})
+            results.close()
+        except (ValueError, OSError) as error:
+            # Not worth a run: the scores are in its log
             logger.warning(f"The evaluation of step {step} is not written: {error}")
-            return
-        for name, found in samples.items():
-            results.keep(name or "questions", found)
-        results.finish({name or "questions": score for name, score in scores.items()})
-        results.close()
 
     def _stand_before_early_stopping(self) -> None:
         """Moves before early stopping, which reads the evaluation's metrics, in whatever order the two were added."""
@@ -202,6 +202,10 @@ class EvaluationCallback(TrainerCallback):
         if self in callbacks and stops and stops[0] < callbacks.index(self):
             callbacks.remove(self)
             callbacks.insert(stops[0], self)
+
+
+def _batch_size(trainer: Any) -> int:
+    return VLLM_BATCH_SIZE if trainer.use_vllm else trainer.args.per_device_eval_batch_size
 
 
 def _check_every(every: Any, args: Any) -> None:

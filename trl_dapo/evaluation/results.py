@@ -7,6 +7,7 @@ evaluation goes on, so a killed one loses the batch that it was in. Results of o
 """
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -25,14 +26,16 @@ from .samples import DataSetScore, Sample
 
 SCHEMA = 1
 RESULTS, SAMPLES, QUESTIONS, UNSCORED, LOCK = "results.json", "samples", "questions", "unscored", ".lock"
+LONGEST_NAME = 100
 _FIELDS = {own.name for own in fields(Sample)}
 
 Key = tuple[str, int]  # question and sample
 
 
 def file_name(data_set: str) -> str:
-    """Returns the name of a data set's files: what no file system minds."""
-    return re.sub(r"[^\w.+-]+", "_", data_set).strip(".") or "data_set"
+    """Returns the name of a data set's files: its own, or one that no file system minds and no other data set has."""
+    plain = re.sub(r"[^A-Za-z0-9_.+-]+", "_", data_set).strip(".")[:LONGEST_NAME]
+    return plain if plain == data_set else f"{plain}-{hashlib.sha256(data_set.encode()).hexdigest()[:8]}"
 
 
 class ResultsFolder:

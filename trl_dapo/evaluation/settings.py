@@ -13,6 +13,7 @@ K, TEMPERATURE, TOP_P = 32, 1.0, 0.7
 # The paper's 20,480 tokens are hours for a small model; a share of truncated completions tells when more are needed
 MAX_NEW_TOKENS = 4096
 BATCH_SIZE = 64
+VLLM_BATCH_SIZE = 1024  # vLLM makes batches of its own, as its memory allows
 SEEDS = 2**52  # exact in every reader of JSON
 
 
