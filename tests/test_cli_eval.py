@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-import trl_dapo.problems
 from evaluations import LastNumber
 from stand_in_vllm import LLM, install
 from tiny import save_tiny_model, tiny_model, tiny_tokenizer
@@ -58,7 +57,7 @@ def problems(monkeypatch):
         ]
         return Dataset.from_list(rows)
 
-    monkeypatch.setattr(trl_dapo.problems, "load_problems", load_problems, raising=False)
+    monkeypatch.setattr(eval_run, "load_problems", load_problems)
     return asked
 
 
@@ -87,6 +86,20 @@ def test_without_a_model_the_built_in_task_is_evaluated(capfd):
     assert content["settings"]["max_new_tokens"] == 40
     assert content["settings"]["scorers"] == {"arena": "arena_accuracy"}
     assert content["data_sets"]["arena"]["samples"] == 12
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("foo: 1", "foo in the config file is no option of eval."),
+        ("k: [2, 3]", "k=[2, 3] in the config file must be one value."),
+        ("use_vllm: 1", "use_vllm=1 in the config file must be true or false."),
+        ("k: -2", "--k=-2: a number of at least 1 is needed."),
+    ],
+)
+def test_mistakes_in_a_file_are_one_line(capfd, line, message):
+    Path("eval.yaml").write_text(line)
+    assert message in refused(capfd, "--config", "eval.yaml")
 
 
 def test_the_same_command_again_prints_the_same_without_a_model(capfd, monkeypatch):

@@ -169,6 +169,8 @@ def _words(values: dict[str, Any], parser: argparse.ArgumentParser) -> list[str]
                 raise UsageError(f"{name}={value!r} in the config file must be true or false.")
             words += [f"--{name}"] if value else []
             continue
+        if isinstance(value, list) and actions[name].nargs is None:
+            raise UsageError(f"{name}={value!r} in the config file must be one value.")
         many = value if isinstance(value, list) else [value]
         words += [f"--{name}", *(json.dumps(one) if isinstance(one, dict) else str(one) for one in many)]
     return words

@@ -27,6 +27,7 @@ from trl_dapo.evaluation.results import RESULTS, ResultsFolder, read_results, su
 from trl_dapo.evaluation.runner import Problems, evaluate, make_problems, missing_batches
 from trl_dapo.evaluation.settings import BATCH_SIZE, MAX_NEW_TOKENS, VLLM_BATCH_SIZE, Protocol
 from trl_dapo.evaluation.vllm import VLLMSampler, check_vllm
+from trl_dapo.problems import load_problems
 
 from .errors import UsageError, one_line
 from .hub import check_model
@@ -127,8 +128,6 @@ def load(options: argparse.Namespace) -> list[Problems]:
         rows = held_out_dataset(options.size or ARENA_QUESTIONS)
         scorer = scorer_of(options.scorer[0]) if options.scorer else arena_accuracy
         return [make_problems(ARENA, [{"solution": row["answer"], **row} for row in rows], scorer)]
-    from trl_dapo.problems import load_problems
-
     names = options.scorer * (len(options.dataset_name) if len(options.scorer) == 1 else 1)
     chosen = [scorer_of(name) for name in names or map(default_scorer, options.dataset_name)]
     found = []

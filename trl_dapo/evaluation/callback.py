@@ -60,8 +60,8 @@ class EvaluationCallback(TrainerCallback):
         at_start (`bool`, *optional*, defaults to `True`):
             Whether to measure before the first step.
         batch_size (`int`, *optional*):
-            Completions sampled at once by each process; 1024 with vLLM, else `per_device_eval_batch_size`, by default. With
-            transformers, the draws depend on it.
+            Completions sampled at once by each process. The default is 1024 with vLLM, else
+            `per_device_eval_batch_size`. With transformers, the draws depend on it.
         seed (`int`, *optional*, defaults to `0`):
             Seed of all draws. The same at each step, so that curves move less.
         save (`bool`, *optional*, defaults to `True`):
