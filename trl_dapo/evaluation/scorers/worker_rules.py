@@ -35,10 +35,11 @@ def _math_verify() -> Rule:
     # Says at every answer that its own time limits are off: they work in the main thread alone, and ours everywhere
     for module in ("parser", "grader", "utils"):
         logging.getLogger(f"math_verify.{module}").setLevel(logging.CRITICAL)
-    # As in TRL's `accuracy_reward`: a box first, and no formula that the text does not announce
+    # As in TRL's `accuracy_reward`: a box first, and no formula that the text does not announce. Beyond it, \frac12
+    # and \sqrt2 are read, which are right in LaTeX
     extraction = [
         LatexExtractionConfig(
-            normalization_config=NormalizationConfig(units=True),
+            normalization_config=NormalizationConfig(units=True, malformed_operators=True),
             boxed_match_priority=0,
             try_extract_without_anchor=False,
         )
