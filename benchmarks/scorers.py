@@ -26,7 +26,13 @@ from trl_dapo.evaluation.scorers.workers import EXTRAS, end_workers
 LABELLED = Path(__file__).parent / "labelled_answers.jsonl"
 
 # The form of answer that the scorer's prompt asks for. `exact` is for none of them
-FORMS = {"dapo_math": "line", "math_verify": "boxed", "boxed": "boxed", "number": "marked", "multiple_choice": "choice"}
+FORMS = {
+    "dapo_math": "line",
+    "math_verify": "boxed",
+    "boxed": "boxed",
+    "number": "marked",
+    "multiple_choice": "choice",
+}
 
 SOLUTIONS = ("34", "-5", "1234", "0.5", "17", "100000")
 ENDINGS = {

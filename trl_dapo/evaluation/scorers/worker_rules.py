@@ -47,7 +47,7 @@ def _math_verify() -> Rule:
 
     @functools.lru_cache(maxsize=512)
     def parsed_solution(solution: str) -> Any:
-        # Left to itself, the library reads the first number of a bare formula: 11 of 11\\sqrt{2}
+        # Left to itself, the library reads the first number of a bare formula: 11 of 11\sqrt{2}
         if not any(sign in solution for sign in DELIMITERS):
             boxed = f"\\boxed{{{only_number(solution) or solution}}}"
             if parsed := parse(boxed, extraction, parsing_timeout=0):
@@ -89,6 +89,7 @@ def _as_made(value: Any) -> Any:
 
 def _reasoning_gym() -> Rule:
     import reasoning_gym
+    from reasoning_gym.factory import DATASETS
 
     read_without_eval([module for module in EVALUATING if module in sys.modules])
     # Annotated there as taking nothing
@@ -98,6 +99,8 @@ def _reasoning_gym() -> Rule:
     def judge(text: str, solution: str, entry: Any) -> Verdict:
         entry = json.loads(entry)
         task = entry["metadata"]["source_dataset"]
+        if task not in DATASETS:
+            return UNREADABLE_SOLUTION
         _, opening, answer = text.rpartition("<answer>")
         answer, closing, _ = answer.partition("</answer>")
         if not (opening and closing):
