@@ -231,13 +231,27 @@ def test_a_forked_child_has_workers_of_its_own(tmp_path):
         "import os\n"
         "child = os.fork()\n"
         "if child == 0:\n"
+        "    parents = len(POOLS)\n"
         f"    right = scorer.judge([{GOOD!r}], ['1'])[0].outcome == 'right'\n"
-        "    os._exit(0 if right else 1)\n"
+        "    os._exit(0 if right and not parents else 1)\n"
         "status = os.waitpid(child, 0)[1]\n"
         f"assert status == 0 and scorer.judge([{GOOD!r}], ['1'])[0].outcome == 'right'\n",
     )
     script.communicate(timeout=30)
     assert script.returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_worker_ends_with_its_parent_though_a_forked_child_goes_on(tmp_path):
+    # The child would hold the worker's input open
+    script = _script(tmp_path, "import os, time\nif child := os.fork(): print(child, flush=True)\ntime.sleep(60)")
+    worker, child = (int(script.stdout.readline()) for _ in range(2))
+    script.kill()
+    script.wait()
+    ended, goes_on = _ends(worker), psutil.pid_exists(child)
+    os.kill(child, signal.SIGKILL)
+    script.stdout.close()
+    assert (ended, goes_on) == (True, True)
 
 
 @pytest.mark.parametrize("rule", ["math_verify", "reasoning_gym"])
@@ -276,6 +290,54 @@ def test_sympy_runs_nothing_for_math_verify(tmp_path):
     texts = [form.format(text) for text in attacks(path) for form in ("\\boxed{{{}}}", "${}$", "The answer is {}")]
     math_verify.judge(texts, ["1"] * len(texts))
     math_verify.judge([GOOD] * len(texts), texts)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "refused"),
+    [
+        ("abs(-3) + max(1, 2) + Symbol(1)", ""),
+        ("[[1, 2], ['Q', '_']]", ""),
+        ("__import__('os')", "__import__"),
+        ("open('/etc/hostname').read()", "open"),
+        ("getattr(1, 'real')", "getattr"),
+        ("().__class__", "__class__"),
+        ("(lambda: eval('1'))()", "eval"),
+        ("Symbol(compile('1', '<frozen x>', 'eval'))", "compile"),
+    ],
+)
+def test_code_that_is_made_from_an_answer_names_nothing_but_formulas(code, refused):
+    program = (
+        "import sys\nfrom trl_dapo.evaluation.scorers.guard import Refused, close_doors\nclose_doors()\n"
+        "try: eval(sys.argv[1], {'Symbol': int})\n"
+        "except Refused as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == refused
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        "open(sys.argv[1], 'w')",
+        "os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)",
+        "os.system('touch ' + sys.argv[1])",
+        "subprocess.run(['touch', sys.argv[1]])",
+        "os.remove(__file__)",
+        "os.kill(os.getppid(), 0)",
+        "os.fork()",
+        "socket.create_connection(('127.0.0.1', 9))",
+    ],
+)
+def test_acts_that_leave_a_trace_are_refused(act, tmp_path):
+    path, script = tmp_path / "trace", tmp_path / "script.py"
+    script.write_text(
+        "import os, socket, subprocess, sys\nfrom trl_dapo.evaluation.scorers.guard import Refused, close_doors\n"
+        f"close_doors()\ntry: {act}\nexcept Refused: print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, str(script), str(path)], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "refused", done.stderr
+    assert script.exists()
     assert not path.exists()
 
 
