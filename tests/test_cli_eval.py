@@ -14,6 +14,7 @@ from datasets import Dataset
 from evaluations import LastNumber
 from stand_in_vllm import LLM, install
 from tiny import save_tiny_model, tiny_model, tiny_tokenizer
+from trl_dapo.arena import load_warm_start
 from trl_dapo.cli import eval as command
 from trl_dapo.cli import eval_run
 from trl_dapo.cli.main import main
@@ -109,6 +110,16 @@ def test_the_same_command_again_prints_the_same_without_a_model(capfd, monkeypat
     assert again[:2] == first[:2]
 
 
+def test_a_model_that_was_trained_on_the_built_in_task_is_evaluated_on_it(capfd):
+    model, tokenizer = load_warm_start()
+    model.save_pretrained("trained")
+    tokenizer.save_pretrained("trained")
+    code, _, _ = ran(capfd, *SMALL, "--model_name_or_path", "trained", "--dataset_name", "arena")
+    assert (code, ran(capfd, *SMALL)[0]) == (0, 0)
+    found = [Path(f"runs/eval/{name}/samples/arena.jsonl").read_text() for name in ("trained", "arena")]
+    assert found[0] == found[1]
+
+
 def test_json_is_the_results_file(capfd):
     code, out, _ = ran(capfd, *SMALL, "--json")
     assert code == 0
@@ -137,6 +148,7 @@ def test_several_data_sets_each_in_its_scorers_format(capfd, model, problems):
 
 def test_the_scorer_is_the_papers_but_for_tasks_that_score_themselves():
     assert list(map(eval_run.default_scorer, ("gsm8k", "x.jsonl"))) == ["dapo_math"] * 2
+    assert eval_run.default_scorer("arena") == "arena_accuracy"
     for name in ("reasoning-gym:chain_sum", "countdown"):
         assert eval_run.default_scorer(name) == "reasoning_gym"
 

@@ -63,7 +63,10 @@ def _add_model(group: Any) -> None:
 
 def _add_problems(group: Any) -> None:
     group.add_argument(
-        "--dataset_name", nargs="+", default=[], help="Names (aime-2024, math-500, gsm8k, ...), files or folders."
+        "--dataset_name",
+        nargs="+",
+        default=[],
+        help="Names (aime-2024, math-500, gsm8k, ..., or arena, the built-in task), files or folders.",
     )
     group.add_argument(
         "--scorer",

@@ -16,6 +16,7 @@ from accelerate import PartialState
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
+from trl_dapo.arena import held_out_dataset, load_warm_start
 from trl_dapo.arena.settings import MAX_COMPLETION_LENGTH
 from trl_dapo.evaluation import scorers
 from trl_dapo.evaluation.display import shown, table
@@ -122,31 +123,34 @@ def _opened(output_dir: Path, settings: dict[str, Any], processes: Processes) ->
 
 def load(options: argparse.Namespace) -> list[Problems]:
     """Returns the data sets with their scorers."""
-    if not options.dataset_name:
-        from trl_dapo.arena import arena_accuracy, held_out_dataset
+    names = options.dataset_name or [ARENA]
+    asked = options.scorer * (len(names) if len(options.scorer) == 1 else 1)
+    scorers_of = [scorer_of(scorer) for scorer in asked or map(default_scorer, names)]
+    return [
+        make_problems(name, _rows(options, name, scorer), scorer)
+        for name, scorer in zip(names, scorers_of, strict=True)
+    ]
 
+
+def _rows(options: argparse.Namespace, name: str, scorer: Any) -> Any:
+    if name == ARENA:
         rows = held_out_dataset(options.size or ARENA_QUESTIONS)
-        scorer = scorer_of(options.scorer[0]) if options.scorer else arena_accuracy
-        return [make_problems(ARENA, [{"solution": row["answer"], **row} for row in rows], scorer)]
-    names = options.scorer * (len(options.dataset_name) if len(options.scorer) == 1 else 1)
-    chosen = [scorer_of(name) for name in names or map(default_scorer, options.dataset_name)]
-    found = []
-    for name, scorer in zip(options.dataset_name, chosen, strict=True):
-        rows = load_problems(
-            name,
-            split=options.split,
-            answer_column=options.answer_column,
-            prompt_column=options.prompt_column,
-            answer_format=getattr(scorer, "answer_format", None),
-            size=options.size,
-            seed=options.seed,
-        )
-        found.append(make_problems(name, rows, scorer))
-    return found
+        return [{"solution": row["answer"], **row} for row in rows]
+    return load_problems(
+        name,
+        split=options.split,
+        answer_column=options.answer_column,
+        prompt_column=options.prompt_column,
+        answer_format=getattr(scorer, "answer_format", None),
+        size=options.size,
+        seed=options.seed,
+    )
 
 
 def default_scorer(data_set: str) -> str:
     """Returns the scorer that a data set has where none is asked for."""
+    if data_set == ARENA:
+        return "arena_accuracy"
     return "reasoning_gym" if data_set.startswith(SCORED_BY_TASK) else "dapo_math"
 
 
@@ -160,8 +164,6 @@ def scorer_of(name: str) -> Any:
 
 def arena_policy() -> Policy:
     """Returns the built-in task's warm start."""
-    from trl_dapo.arena import load_warm_start
-
     model, tokenizer = load_warm_start()
     text = Text(tokenizer)
     context = model.config.max_position_embeddings
@@ -206,7 +208,7 @@ def protocol_of(options: argparse.Namespace, policy: Policy, problems: list[Prob
     Raises:
         [`UsageError`]: If the context cannot hold the longest prompt and as many tokens as were asked for.
     """
-    default = MAX_COMPLETION_LENGTH if not options.model_name_or_path else MAX_NEW_TOKENS
+    default = MAX_COMPLETION_LENGTH if {one.name for one in problems} == {ARENA} else MAX_NEW_TOKENS
     protocol = Protocol(
         k=options.k,
         temperature=options.temperature,
