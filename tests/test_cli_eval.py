@@ -16,7 +16,7 @@ from stand_in_vllm import LLM, install
 from tiny import save_tiny_model, tiny_model, tiny_tokenizer
 from trl_dapo.arena import load_warm_start
 from trl_dapo.cli import eval as command
-from trl_dapo.cli import eval_run
+from trl_dapo.cli import eval_run, questions
 from trl_dapo.cli.main import main
 from trl_dapo.evaluation.display import shown, table
 from trl_dapo.evaluation.intervals import ONE_QUESTION
@@ -58,7 +58,7 @@ def problems(monkeypatch):
         ]
         return Dataset.from_list(rows)
 
-    monkeypatch.setattr(eval_run, "load_problems", load_problems)
+    monkeypatch.setattr(questions, "load_problems", load_problems)
     return asked
 
 
@@ -147,19 +147,19 @@ def test_several_data_sets_each_in_its_scorers_format(capfd, model, problems):
 
 
 def test_the_scorer_is_the_papers_but_for_tasks_that_score_themselves():
-    assert list(map(eval_run.default_scorer, ("gsm8k", "x.jsonl"))) == ["dapo_math"] * 2
-    assert eval_run.default_scorer("arena") == "arena_accuracy"
+    assert list(map(questions.default_scorer, ("gsm8k", "x.jsonl"))) == ["dapo_math"] * 2
+    assert questions.default_scorer("arena") == "arena_accuracy"
     for name in ("reasoning-gym:chain_sum", "countdown"):
-        assert eval_run.default_scorer(name) == "reasoning_gym"
+        assert questions.default_scorer(name) == "reasoning_gym"
 
 
 def test_scorers_are_found_by_name_by_dotted_path_and_among_trls(workspace):
     (workspace / "my_scorers.py").write_text(
         "def mine(completions, **columns):\n    return [1.0] * len(completions)\n"
     )
-    assert eval_run.scorer_of("number").__name__ == "number"
-    assert eval_run.scorer_of("accuracy_reward").__name__ == "accuracy_reward"
-    assert eval_run.scorer_of("my_scorers.mine").__name__ == "mine"
+    assert questions.scorer_of("number").__name__ == "number"
+    assert questions.scorer_of("accuracy_reward").__name__ == "accuracy_reward"
+    assert questions.scorer_of("my_scorers.mine").__name__ == "mine"
 
 
 def test_options_may_stand_in_a_file_and_flags_win(capfd, model, problems):

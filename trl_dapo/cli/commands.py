@@ -37,6 +37,8 @@ class Command:
             Finds the checkpoint to resume from: `(training_args) -> str | bool | None`.
         trainer_arguments (`str`):
             Makes the keyword arguments of the trainer: `(arguments) -> dict`.
+        complete (`str`, *optional*):
+            What is done to the trainer before it trains: `(trainer, arguments) -> None`.
         print_dry_run (`str`):
             Prints the resolved run: `(arguments, host_config) -> None`.
     """
@@ -52,6 +54,7 @@ class Command:
     preflight: str
     checkpoint: str
     trainer_arguments: str
+    complete: str | None = None
     print_dry_run: str = "trl_dapo.cli.dry_run:print_config"
 
     @property
@@ -70,6 +73,7 @@ ONLINE = {
     "preflight": "trl_dapo.cli.preflight:check_online",
     "checkpoint": "trl_dapo.cli.preflight:whole_checkpoint",
     "trainer_arguments": "trl_dapo.cli.online:online_arguments",
+    "complete": "trl_dapo.cli.held_out:measure_held_out",
 }
 OFFLINE = {
     "parser": "trl_dapo.cli.arguments:CommandParser",

@@ -16,9 +16,8 @@ from accelerate import PartialState
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from trl_dapo.arena import held_out_dataset, load_warm_start
+from trl_dapo.arena import load_warm_start
 from trl_dapo.arena.settings import MAX_COMPLETION_LENGTH
-from trl_dapo.evaluation import scorers
 from trl_dapo.evaluation.display import shown, table
 from trl_dapo.evaluation.generation import Text, TransformersSampler, end_tokens
 from trl_dapo.evaluation.judging import name_of
@@ -28,17 +27,13 @@ from trl_dapo.evaluation.results import RESULTS, ResultsFolder, read_results, su
 from trl_dapo.evaluation.runner import Problems, evaluate, make_problems, missing_batches
 from trl_dapo.evaluation.settings import BATCH_SIZE, MAX_NEW_TOKENS, VLLM_BATCH_SIZE, Protocol
 from trl_dapo.evaluation.vllm import VLLMSampler, check_vllm
-from trl_dapo.problems import load_problems
 
 from .errors import UsageError, one_line
 from .hub import check_model
-from .reward_names import reward_functions
+from .questions import ARENA, default_scorer, questions, scorer_of
 
 
 INTERRUPTED = 130
-ARENA, ARENA_QUESTIONS = "arena", 256
-# Their rows are scored by what the task's own library says
-SCORED_BY_TASK = ("reasoning-gym:", "countdown")
 TRUNCATED_SHARE = 0.05  # above it, the limit decides about accuracy
 
 
@@ -126,40 +121,11 @@ def load(options: argparse.Namespace) -> list[Problems]:
     names = options.dataset_name or [ARENA]
     asked = options.scorer * (len(names) if len(options.scorer) == 1 else 1)
     scorers_of = [scorer_of(scorer) for scorer in asked or map(default_scorer, names)]
+    how = {name: getattr(options, name) for name in ("split", "answer_column", "prompt_column", "size", "seed")}
     return [
-        make_problems(name, _rows(options, name, scorer), scorer)
+        make_problems(name, questions(name, scorer, **how), scorer)
         for name, scorer in zip(names, scorers_of, strict=True)
     ]
-
-
-def _rows(options: argparse.Namespace, name: str, scorer: Any) -> Any:
-    if name == ARENA:
-        rows = held_out_dataset(options.size or ARENA_QUESTIONS)
-        return [{"solution": row["answer"], **row} for row in rows]
-    return load_problems(
-        name,
-        split=options.split,
-        answer_column=options.answer_column,
-        prompt_column=options.prompt_column,
-        answer_format=getattr(scorer, "answer_format", None),
-        size=options.size,
-        seed=options.seed,
-    )
-
-
-def default_scorer(data_set: str) -> str:
-    """Returns the scorer that a data set has where none is asked for."""
-    if data_set == ARENA:
-        return "arena_accuracy"
-    return "reasoning_gym" if data_set.startswith(SCORED_BY_TASK) else "dapo_math"
-
-
-def scorer_of(name: str) -> Any:
-    """Returns a scorer of this package, a reward function of TRL, or what a dotted path names."""
-    if "." not in name and name not in ("arena_accuracy", "accuracy_reward", "reasoning_accuracy_reward"):
-        return scorers.get_scorer(name)
-    unused: Any = None  # the config, which the length penalty alone reads
-    return reward_functions([name], unused)[0]
 
 
 def arena_policy() -> Policy:

@@ -38,6 +38,18 @@ class OnlineScriptArguments(ScriptArguments):
             What a scorer gives where it finds no answer: by default what a wrong answer gets, with NaN no reward.
         scorer_time_limit (`float`, *optional*, defaults to `5.0`):
             Most seconds in which a scorer judges one answer.
+        held_out (`list[str]`, *optional*):
+            Data sets on which accuracy is measured during training: names (`aime-2024`, `gsm8k`, ..., or `arena`),
+            files or folders.
+        held_out_scorer (`str`, *optional*):
+            Who judges the answers. By default the first scorer of `reward_funcs`, or `dapo_math`.
+        held_out_k (`int`, *optional*, defaults to `8`):
+            Completions per question.
+        held_out_size (`int`, *optional*):
+            Most questions of each data set.
+        held_out_every (`str`, *optional*):
+            A number of steps, `"epoch"`, or `"eval"`: with each evaluation of the trainer, which is the default where
+            there are any. The start and the last step are measured as well.
         dry_run (`bool`, *optional*, defaults to `False`):
             Print the resolved config and the batch arithmetic, and stop.
 
@@ -68,6 +80,18 @@ class OnlineScriptArguments(ScriptArguments):
     )
     scorer_time_limit: float = field(
         default=5.0, metadata={"help": "Most seconds in which a scorer judges one answer."}
+    )
+    held_out: list[str] | None = field(
+        default=None,
+        metadata={"help": "Data sets on which accuracy is measured during training, such as aime-2024 or a file."},
+    )
+    held_out_scorer: str | None = field(
+        default=None, metadata={"help": "Who judges the answers: that of reward_funcs by default, else dapo_math."}
+    )
+    held_out_k: int = field(default=8, metadata={"help": "Completions per held-out question."})
+    held_out_size: int | None = field(default=None, metadata={"help": "Most questions of each held-out data set."})
+    held_out_every: str | None = field(
+        default=None, metadata={"help": "When: a number of steps, 'epoch', or 'eval', with the trainer's evaluations."}
     )
     dry_run: bool = field(
         default=False, metadata={"help": "Print the resolved config and the batch arithmetic, and stop."}

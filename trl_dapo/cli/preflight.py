@@ -26,6 +26,7 @@ from .data import Data, column_names, load_data, load_splits, own_refusal, readi
 from .data_files import are_local
 from .errors import UsageError, one_line
 from .folders import check_folder
+from .held_out import check_held_out
 from .hub import check_dataset_name, check_model
 from .problem_data import can_read_named, check_options, named
 from .reward_names import (
@@ -66,6 +67,7 @@ def check_online(arguments: Arguments) -> None:
     if not script_args.dry_run:
         check_start(training_args)
     whole_checkpoint(training_args)
+    check_held_out(arguments)
     if model_args.model_name_or_path is None:
         check_no_reference(training_args, model_args)
         check_not_quantized(model_args)

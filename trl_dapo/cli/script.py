@@ -86,6 +86,8 @@ def build_trainer(command: Command, arguments: Arguments) -> Any:
     existed = output_dir.exists()
     try:
         trainer = command.load("trainer")(**kwargs)
+        if command.complete is not None:
+            command.load("complete")(trainer, arguments)
     except Exception as error:
         logger.debug("The trainer was not constructed.", exc_info=True)
         if not existed:
@@ -100,7 +102,7 @@ def build_trainer(command: Command, arguments: Arguments) -> Any:
 
 
 def _refused(error: Exception) -> str:
-    if isinstance(error, (ValueError, TypeError, NotImplementedError, ImportError, OSError)):
+    if isinstance(error, (UsageError, ValueError, TypeError, NotImplementedError, ImportError, OSError)):
         return one_line(error)
     # A library that does not say what it minds. The settings are the user's, so they are the place to look
     return (
