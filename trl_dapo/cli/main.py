@@ -16,6 +16,7 @@ INTERRUPTED = 130
 
 SUMMARIES = {
     **{command.name: command.summary for command in COMMANDS.values()},
+    "verify": "check a run before it is started: reward, data, tokenizer, model and settings",
     "demo": "compare DAPO with naive GRPO on the built-in task, on a CPU",
 }
 LINES = "\n".join(f"  {name:<8}{summary}" for name, summary in SUMMARIES.items())
@@ -55,13 +56,15 @@ def _command(name: str) -> Callable[[list[str]], int]:
         from .launch import run
 
         return partial(run, COMMANDS[name])
+    if name == "verify":
+        from .verify import main as verify
+
+        return verify
     if name == "demo":
         from .demo import main as demo
 
         return demo
-    raise UsageError(
-        f"{name!r} is not a command: the commands are {', '.join(COMMANDS)} and demo. See `trl-dapo --help`."
-    )
+    raise UsageError(f"{name!r} is not a command: the commands are {', '.join(SUMMARIES)}. See `trl-dapo --help`.")
 
 
 if __name__ == "__main__":

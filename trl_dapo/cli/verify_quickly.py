@@ -1,0 +1,87 @@
+"""
+The certificate without a model: config, data, reward functions, and a tokenizer that is on this machine.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+from trl_dapo.verification.certificate import context_of, examine
+from trl_dapo.verification.end_token_check import end_tokens
+from trl_dapo.verification.findings import Report
+from trl_dapo.verification.probe import Limits
+from trl_dapo.verification.setup import Sample, Setup, sample_rows
+
+from .arguments import Arguments
+from .commands import Command
+from .data_files import are_local
+
+
+def quick_report(command: Command, arguments: Arguments, limits: Limits, listener: Any) -> Report:
+    """Returns the findings that need no model; nothing is downloaded."""
+    notes = list(arguments.script_args.notes)
+    kwargs = _kwargs(command, arguments)
+    if kwargs is None:
+        return examine(None, _setup(command, arguments, {}), limits, listener, notes)
+    return examine(None, _setup(command, arguments, kwargs), limits, listener, notes)
+
+
+def _kwargs(command: Command, arguments: Arguments) -> dict[str, Any] | None:
+    """Returns what the trainer would be made with, or `None` where the rows would have to be downloaded."""
+    script_args, _, model_args, dataset_args = arguments
+    name = script_args.dataset_name
+    local = are_local(dataset_args) if dataset_args.datasets else name is not None and Path(str(name)).is_dir()
+    if model_args.model_name_or_path is not None and not local:
+        return None
+    return command.load("trainer_arguments")(arguments)
+
+
+def _setup(command: Command, arguments: Arguments, kwargs: dict[str, Any]) -> Setup:
+    model, functions = kwargs.get("model"), kwargs.get("reward_funcs", [])
+    tokenizer = kwargs.get("processing_class")
+    no_tokenizer = ""
+    if tokenizer is None:
+        tokenizer, model, no_tokenizer = _named(arguments.model_args)
+    args = arguments.training_args
+    return Setup(
+        command.name,
+        args,
+        sample_rows(kwargs["train_dataset"]) if "train_dataset" in kwargs else Sample([], 0),
+        functions,
+        [_name(one) for one in functions],
+        list(getattr(args, "reward_weights", None) or [1.0] * len(functions)),
+        tokenizer,
+        no_tokenizer,
+        ends=None if tokenizer is None else end_tokens(tokenizer, model),
+        context=None if model is None else context_of(model.config),
+        model_name=str(arguments.model_args.model_name_or_path),
+    )
+
+
+class _Configs:
+    """A model's configs, without its weights."""
+
+    def __init__(self, name: str, **kwargs: Any) -> None:
+        self.config = AutoConfig.from_pretrained(name, **kwargs)
+        try:
+            self.generation_config = GenerationConfig.from_pretrained(name, **kwargs)
+        except OSError:
+            self.generation_config = GenerationConfig.from_model_config(self.config)
+
+
+def _named(model_args: Any) -> tuple[Any, Any, str]:
+    """Returns tokenizer and configs of a named model that are on this machine, or why they are not."""
+    name, given = model_args.model_name_or_path, {"revision": model_args.model_revision, "local_files_only": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **given)
+    except (OSError, ValueError) as error:
+        return None, None, f"the tokenizer of {name} is not on this machine: {type(error).__name__}"
+    try:
+        return tokenizer, _Configs(name, **given), ""
+    except (OSError, ValueError):
+        return tokenizer, None, ""
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", str(function).split("/")[-1])

@@ -1,0 +1,129 @@
+"""
+A probe: some prompts of the run, completions of each by the policy that training starts from, and their rewards.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..dapo.raw_metric import PENALTY_NAME
+from ..dapo.sampling.groups import raw_metric
+from ..host import probing
+from .setup import Setup, spread
+
+
+# Rewards closer than this count as equal, as in dynamic sampling by default
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    How much is generated.
+
+    Args:
+        prompts (`int`, *optional*, defaults to `16`):
+            Prompts of the probe.
+        completions (`int`, *optional*):
+            Completions of each. By default `num_generations`, at least 8 and at most 16.
+        max_new_tokens (`int`, *optional*, defaults to `256`):
+            Longest completion of the probe; never above `max_completion_length`.
+    """
+
+    prompts: int = 16
+    completions: int | None = None
+    max_new_tokens: int | None = 256
+
+    def __post_init__(self) -> None:
+        for name, least in (("prompts", 1), ("completions", 2), ("max_new_tokens", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+
+    def completions_of(self, args: Any) -> int:
+        """Returns how many completions each prompt gets."""
+        return self.completions or min(16, max(8, args.num_generations))
+
+    def tokens_of(self, args: Any) -> int | None:
+        """Returns the longest completion of the probe; `None` where the run has no limit either."""
+        given = [one for one in (self.max_new_tokens, args.max_completion_length) if one is not None]
+        return min(given) if given else None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """
+    P prompts with n completions each. Row tensors have shape `(P * n,)`, rows of one prompt together.
+
+    Args:
+        per_prompt (`int`):
+            Completions of each prompt, n.
+        metric (`torch.Tensor`):
+            Raw metric; NaN where no function applies.
+        lengths (`torch.Tensor`):
+            Tokens.
+        cut (`torch.Tensor`):
+            Whether a row has no end token.
+        penalties (`torch.Tensor`, *optional*):
+            Length penalty, -1 to 0, where there is one.
+        limit (`int`, *optional*):
+            Tokens after which the probe cut.
+        run_limit (`int`, *optional*):
+            Tokens after which the run cuts.
+    """
+
+    per_prompt: int
+    metric: torch.Tensor
+    lengths: torch.Tensor
+    cut: torch.Tensor
+    penalties: torch.Tensor | None
+    limit: int | None
+    run_limit: int | None
+
+    @property
+    def is_shortened(self) -> bool:
+        """Whether completions are cut earlier than in the run."""
+        return self.limit is not None and (self.run_limit is None or self.limit < self.run_limit)
+
+    @property
+    def counts(self) -> list[tuple[int, ...]]:
+        """For each prompt, how many completions have each metric; those without one are left out."""
+        values = (self.metric / TOLERANCE).round()
+        return [tuple(Counter(row[row.isfinite()].tolist()).values()) for row in values.view(-1, self.per_prompt)]
+
+
+def run_probe(trainer: Any, setup: Setup, limits: Limits) -> Probe:
+    """Generates and rewards; the trainer must be in `left_as_found`."""
+    each, limit = limits.completions_of(setup.args), limits.tokens_of(setup.args)
+    prompts = spread([row for row in setup.sample.rows if "prompt" in row], limits.prompts)
+    rows = [row for row in prompts for _ in range(each)]
+    torch.manual_seed(setup.args.seed)
+    completions = probing.generate(trainer, [row["prompt"] for row in rows], each, limit)
+    rewards = probing.rewards(trainer, rows, completions)
+    metric = raw_metric(
+        rewards[:, setup.metric_columns], torch.tensor([setup.weights[i] for i in setup.metric_columns])
+    )
+    if not setup.metric_columns:
+        metric = torch.full((len(rows),), torch.nan, dtype=torch.float64)
+    return Probe(
+        each,
+        metric,
+        torch.tensor([len(ids) for ids in completions.completion_ids]),
+        torch.tensor(probing.is_cut(trainer, completions)),
+        _penalties(trainer, setup, rewards, completions),
+        limit,
+        setup.args.max_completion_length,
+    )
+
+
+def _penalties(
+    trainer: Any, setup: Setup, rewards: torch.Tensor, completions: probing.Completions
+) -> torch.Tensor | None:
+    if PENALTY_NAME in setup.names:
+        return rewards[:, setup.names.index(PENALTY_NAME)].double()
+    own = getattr(trainer, "length_penalty", None)
+    if own is None:
+        return None
+    return torch.tensor(own.function(completion_ids=completions.completion_ids), dtype=torch.float64)
