@@ -30,7 +30,8 @@ def make_parser(prog: str = "trl-dapo verify") -> argparse.ArgumentParser:
         usage=f"{prog} [{{{','.join(COMMANDS)}}}] [--config FILE] [options] [options of that command]",
         description="Checks a run before it is started: reward, data, tokenizer, model and settings. Takes the file "
         "and the flags of `trl-dapo dapo` (or of the command that is named), trains nothing, and writes nothing. "
-        "Without a model and a dataset: the built-in task. Exit code 1 if a check fails, 2 for a mistake in the input.",
+        "Without a model and a dataset: the built-in task. Exit code 1 if a check fails, 2 for a mistake in the "
+        "input.",
     )
     parser.error = _refuse
     parser.add_argument("--prompts", type=int, default=16, help="Prompts of the probe (default: 16).")

@@ -6,7 +6,7 @@ Works on this package's trainers and on TRL's own.
 
 import copy
 from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer as HostTrainer
 
 from .randomness import random_state_kept
-from .starting_point import as_it_was
+from .starting_point import as_it_was, probe_ids
 from .state import HostState
 from .swapped import swapped
 
@@ -121,7 +121,7 @@ def generate(trainer: Any, prompts: list[Any], each: int, most: int | None) -> C
 
 
 def rewards(trainer: Any, rows: list[dict[str, Any]], completions: Completions) -> torch.Tensor:
-    """Returns the rewards of the user's functions, shape `(B, F)`, NaN where one does not apply; nothing shapes them."""
+    """Returns rewards of the user's functions, shape `(B, F)`, NaN where one does not apply, before any shaping."""
     # This package's trainers name the functions without the length penalty, and wrap them so that errors name them
     called = trainer.functions_to_call() if hasattr(trainer, "functions_to_call") else {}
     prompts = [row["prompt"] for row in rows]
@@ -139,8 +139,9 @@ def is_cut(trainer: Any, completions: Completions) -> list[bool]:
 @contextmanager
 def noting_sampled_logps(trainer: Any) -> Generator[list[torch.Tensor]]:
     """
-    Gives a list of the log-probabilities, each of shape `(B, T)`, of the tokens that transformers samples meanwhile, at
-    the temperature that it samples at, before any token is left out of the distribution.
+    Gives a list of the log-probabilities, each of shape `(B, T)`, of the tokens that transformers samples meanwhile.
+
+    They are those at the temperature that it samples at, before any token is left out of the distribution.
     """
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     noted: list[torch.Tensor] = []
@@ -188,18 +189,11 @@ def pair_loss(trainer: Any, batch: dict[str, Any]) -> float:
     return float(loss)
 
 
-def autocast(trainer: Any) -> Any:
-    """Returns the context in which a trainer runs its passes."""
-    return trainer.accelerator.autocast() if hasattr(trainer.accelerator, "autocast") else nullcontext()
-
-
 def _logits(trainer: Any, model: PreTrainedModel) -> torch.Tensor:
-    from .starting_point import probe_ids
-
     tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
     size = min(len(tokenizer), model.config.get_text_config().vocab_size)
     ids = probe_ids(size, tokenizer.all_special_ids, trainer.accelerator.device)
-    with autocast(trainer):
+    with trainer.accelerator.autocast():
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     return logits if logits.dim() == 2 else logits.log_softmax(dim=-1)
 
@@ -214,4 +208,9 @@ def _padded(rows: list[list[int]], left: bool) -> tuple[torch.Tensor, torch.Tens
 
 
 def _simple(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {name: copy.deepcopy(value) for name, value in attributes.items() if type(value) in _SIMPLE}
+    found = {}
+    for name, value in attributes.items():
+        if type(value) in _SIMPLE:
+            with suppress(Exception):  # a list of what cannot be copied stays what it becomes
+                found[name] = copy.deepcopy(value)
+    return found

@@ -19,6 +19,7 @@ ASKING = {
 }
 # The completion goes on behind it
 CUE = re.compile(r"(?:answer\s*\**|\bA)\s*[:=]\s*\Z|=\s*\??\s*\Z", re.IGNORECASE)
+ALONE = re.compile(r"answer (?:alone|only)\b|\bonly (?:with )?the (?:final )?answer\b|nothing else", re.IGNORECASE)
 THINKING = re.compile(r"<think>", re.IGNORECASE)
 
 TEMPLATES = {
@@ -60,6 +61,8 @@ def asked_formats(prompt: str) -> tuple[str, ...]:
         return (PLAIN,)
     found = [name for name in ("boxed", "hashes", "tags", "answer_line") if ASKING[name].search(prompt)]
     # One line cannot be two of these; a box may stand inside of either
+    if not found and ALONE.search(prompt):
+        return (PLAIN,)
     outer = [name for name in found if name != "boxed"][:1]
     return tuple([name for name in found if name == "boxed"] + outer)
 

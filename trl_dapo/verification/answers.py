@@ -131,7 +131,9 @@ def scorer_for(asked: list[Asked], tokenizer: Any) -> str | None:
 
 
 def required_columns(function: Any) -> list[str]:
-    """Returns the arguments of a reward function that only the dataset can give."""
+    """Returns the columns that a reward function must have: a scorer's, or the arguments that only they can give."""
+    if hasattr(function, "answer_format"):
+        return list(getattr(function, "columns", ()))
     return [
         name
         for name, one in _arguments(function).items()

@@ -71,7 +71,7 @@ def _answers(setup: Setup) -> Finding:
     return Finding(
         ANSWERS,
         "fail" if len(empty) == len(rows) else "warn",
-        f"{len(empty)} of {len(rows)} rows have nothing in {', '.join(columns)}, the first is row {empty[0]} of those read",
+        f"{len(empty)} of {len(rows)} rows have nothing in {', '.join(columns)}, the first of them row {empty[0]}",
         numbers,
         "remove these rows: what no answer is compared with has no reward",
     )

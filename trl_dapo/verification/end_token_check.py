@@ -1,8 +1,8 @@
 """
 The tokens that end a completion: do tokenizer, model and chat template name the same ones?
 
-TRL stops at those of the tokenizer and of the generation config. A policy that was taught another end, that of its chat
-template, then never stops, and every completion counts as truncated.
+TRL stops at those of the tokenizer and of the generation config. A policy that was taught another end, that of its
+chat template, then never stops, and every completion counts as truncated.
 """
 
 from collections.abc import Iterable

@@ -8,6 +8,7 @@ numbers in and out.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import comb
 
 
@@ -70,7 +71,7 @@ def choose_size(counts_of_prompts: Sequence[Sequence[int]], sizes: Sequence[int]
     if enough:
         return Choice(shares, enough[0], True)
     best = sizes[0]
-    for smaller, larger in zip(sizes, sizes[1:], strict=False):
+    for smaller, larger in pairwise(sizes):
         if shares[larger] - shares[smaller] < WORTH_DOUBLING:
             break
         best = larger

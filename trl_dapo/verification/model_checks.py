@@ -53,7 +53,7 @@ def _judged(step: Step, rate: float, model: Any) -> Finding:
     share = step.moved / max(1, step.with_gradient)
     numbers = {"moved": share, "entries": float(step.with_gradient), "change": step.change, "learning_rate": rate}
     message = (
-        f"a step of learning_rate={rate:g} moves {share:.0%} of {step.with_gradient} weights that have a gradient, and "
+        f"a step of learning_rate={rate:g} moves {share:.0%} of {step.with_gradient} weights with a gradient, and "
         f"outputs by up to {step.change:.2g}"
     )
     if not step.with_gradient:

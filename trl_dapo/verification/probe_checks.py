@@ -54,7 +54,8 @@ def _truncation(probe: Probe) -> Finding:
     if share <= MANY_CUT:
         return Finding(TRUNCATION, "pass", message, numbers)
     if probe.is_shortened:
-        why = f"{message}. What the run's limit cuts is not known: probe with max_new_tokens {probe.run_limit or 'higher'}"
+        higher = probe.run_limit or "higher"
+        why = f"{message}. What the run's limit cuts is not known: probe with max_new_tokens {higher}"
         return Finding(TRUNCATION, "skipped", why, numbers)
     status = "fail" if share > MOST_CUT else "warn"
     return Finding(TRUNCATION, status, message, numbers, f"max_completion_length: {2 * (probe.run_limit or 0)}")

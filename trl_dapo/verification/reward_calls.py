@@ -50,22 +50,28 @@ def rewards_of(
     ]
     columns = {name: [row.get(name) for row in rows] for name in rows[0] if name not in ("prompt", "completion")}
     try:
-        found = function(
-            prompts=prompts,
-            completions=completions,
-            completion_ids=_ids(texts, tokenizer),
-            **{**columns, "trainer_state": TrainerState(), "log_extra": _ignored, "log_metric": _ignored},
+        found = _settled(
+            function(
+                prompts=prompts,
+                completions=completions,
+                completion_ids=_ids(texts, tokenizer),
+                **{**columns, "trainer_state": TrainerState(), "log_extra": _ignored, "log_metric": _ignored},
+            )
         )
-        if inspect.isawaitable(found):
-            # In a thread, because a notebook has a loop that runs already
-            with ThreadPoolExecutor(1) as thread:
-                found = thread.submit(asyncio.run, _awaited(found)).result()
         rewards = [None if one is None else float(one) for one in found]
     except Exception as error:
         raise RewardCrash(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
     if len(rewards) != len(texts):
         raise RewardCrash(f"it returned {len(rewards)} rewards for {len(texts)} completions")
     return rewards
+
+
+def _settled(found: Any) -> Any:
+    if not inspect.isawaitable(found):
+        return found
+    # In a thread, because a notebook has a loop that runs already
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, _awaited(found)).result()
 
 
 async def _awaited(found: Any) -> Any:

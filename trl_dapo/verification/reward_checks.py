@@ -3,7 +3,7 @@ Does the reward read what the prompt asks for, and does a right answer score abo
 """
 
 from .answer_formats import TEMPLATES
-from .answers import Asked, Scored, asked_of, asked_rows, scored_functions, scorer_for
+from .answers import Asked, Scored, answer_column, asked_of, asked_rows, scored_functions, scorer_for
 from .findings import Finding, skipped
 from .setup import Setup
 
@@ -90,7 +90,9 @@ def _order_finding(readers: list[Scored]) -> Finding:
 def _fix(setup: Setup, asked: list[Asked], one: Scored, taken: list[str]) -> str:
     scorer = scorer_for(asked, setup.tokenizer) if asked_of(asked[0].row) else None
     if scorer is not None:
-        return f"reward_funcs: trl_dapo.evaluation.scorers.{scorer}"
+        column = answer_column(setup)
+        beside = "" if column in (None, "solution") else f", with the column {column} renamed to solution"
+        return f"reward_funcs: trl_dapo.evaluation.scorers.{scorer}{beside}"
     if taken:
         return f"change the prompts to ask for: {_instruction(setup, one, taken)}"
     return "reward_funcs: a function that reads the prompts' format"

@@ -5,6 +5,7 @@ The distance between the rewards of a wrong and of a right answer, which the len
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from .answers import Scored, asked_rows, scored_functions
 from .setup import Setup
@@ -40,7 +41,7 @@ class Range:
 def declared_range(setup: Setup) -> Range | None:
     """Returns the range of the raw metric if every reward function in it declares its own."""
     columns = setup.metric_columns
-    declared = [getattr(setup.functions[column], "reward_range", None) for column in columns]
+    declared: list[Any] = [getattr(setup.functions[column], "reward_range", None) for column in columns]
     if not columns or any(one is None for one in declared):
         return None
     ends = [sorted(setup.weights[column] * end for end in one) for column, one in zip(columns, declared, strict=True)]
