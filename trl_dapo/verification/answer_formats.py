@@ -40,7 +40,7 @@ class Written:
 
     Args:
         format (`str`):
-            How: a key of `TEMPLATES`, or `"asked"`, `"decimal"`, `"units"` or `"wrong"`, which are written as asked.
+            How: a key of `TEMPLATES`, or `"asked"`, `"decimal"` or `"units"`, which are written as asked.
         text (`str`):
             The completion.
         is_right (`bool`):
@@ -76,23 +76,24 @@ def write(formats: tuple[str, ...], answer: str) -> str:
 
 def written(prompt: str, answer: str, wrong: str) -> list[Written]:
     """
-    Returns the answer in ten forms, behind it the wrong one in each format.
+    Returns the answer in ten forms, behind each the wrong one in the same.
 
     Args:
         prompt (`str`):
-            Decides what `"asked"`, `"decimal"`, `"units"` and `"wrong"` look like; plain where it asks for nothing.
+            Decides what `"asked"`, `"decimal"` and `"units"` look like; plain where it asks for nothing.
         answer, wrong (`str`):
             A right and a wrong answer.
     """
     asked = asked_formats(prompt) or (PLAIN,)
     before = "<think>\nStep by step.\n</think>\n" if THINKING.search(prompt) else ""
-    rows = [Written("asked", write(asked, answer), True), Written("wrong", write(asked, wrong), False)]
-    for name in TEMPLATES:
-        rows.append(Written(name, write((name,), answer), True))
-        rows.append(Written(name, write((name,), wrong), False))
+    forms = {"asked": ("{}", asked), **{name: ("{}", (name,)) for name in TEMPLATES}}
     if re.fullmatch(r"-?\d+", answer):
-        rows.append(Written("decimal", write(asked, f"{answer}.0"), True))
-    rows.append(Written("units", write(asked, f"{answer} apples"), True))
+        forms["decimal"] = ("{}.0", asked)
+    forms["units"] = ("{} apples", asked)
+    rows = []
+    for name, (form, formats) in forms.items():
+        rows.append(Written(name, write(formats, form.format(answer)), True))
+        rows.append(Written(name, write(formats, form.format(wrong)), False))
     return [Written(row.format, before + row.text, row.is_right) for row in rows]
 
 

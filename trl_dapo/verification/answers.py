@@ -62,8 +62,7 @@ class Scored:
         return all(_above(wrong, right) for right, wrong in self._pairs(name))
 
     def _pairs(self, name: str) -> list[tuple[float | None, float | None]]:
-        wrong = self.wrong.get(name, self.wrong["wrong"])
-        return list(zip(self.right[name], wrong, strict=True))
+        return list(zip(self.right[name], self.wrong[name], strict=True))
 
 
 def answer_column(setup: Setup) -> str | None:
@@ -166,8 +165,8 @@ def _arena_row(row: dict[str, Any]) -> Asked:
     answer = parse_prompt(row["prompt"]).answer
     wrong = str((int(answer) + 1) % 10)
     texts = written(row["prompt"], answer, wrong)
-    own = {"asked": f"#{answer}", "wrong": f"#{wrong}"}
-    return Asked(row, [Written(one.format, own.get(one.format, one.text), one.is_right) for one in texts])
+    asked = [Written("asked", f"#{answer}", True), Written("asked", f"#{wrong}", False)]
+    return Asked(row, asked + [one for one in texts if one.format != "asked"])
 
 
 def _above(first: float | None, second: float | None) -> bool:

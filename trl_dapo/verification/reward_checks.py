@@ -44,7 +44,12 @@ def _looks(one: Scored) -> bool:
 
 def _format_finding(setup: Setup, asked: list[Asked], one: Scored) -> Finding:
     if one.crash:
-        return Finding(FORMAT, "fail", f"{one.name} cannot score a plain answer: {one.crash}", setting="reward_funcs")
+        return Finding(
+            FORMAT,
+            "fail",
+            f"{one.name} cannot score a plain answer: {one.crash}",
+            setting="reward_funcs: one that does",
+        )
     if any(one.turns(name) for name in one.right):
         return skipped(FORMAT, f"{one.name} scores wrong answers above right ones, see {ORDER}")
     taken = [name for name in one.right if one.takes(name)]
@@ -52,10 +57,12 @@ def _format_finding(setup: Setup, asked: list[Asked], one: Scored) -> Finding:
     details = {"taken": taken, "refused": refused, "rewards": {key: list(values) for key, values in one.right.items()}}
     numbers = {"formats_taken": float(len(taken)), "formats": float(len(one.right))}
     example = _text(asked[0], "asked")
-    if "asked" in taken:
+    # Of a prompt that asks for nothing, a model makes a sentence
+    says_nothing = not asked_of(asked[0].row)
+    if ("sentence" if says_nothing else "asked") in taken:
         status, setting = "pass", None
         message = f"{one.name} takes {example!r}, and {len(taken)} of {len(one.right)} forms"
-    elif not asked_of(asked[0].row) and any(name in TEMPLATES for name in taken):
+    elif says_nothing and any(name in TEMPLATES for name in taken):
         status, setting = "warn", f"add to each prompt: {_instruction(setup, one, taken)}"
         message = f"the prompts do not say how to write the answer, and {one.name} takes it only as {', '.join(taken)}"
     else:
@@ -70,7 +77,7 @@ def _order_finding(readers: list[Scored]) -> Finding:
     turned = [(one, name) for one in readers if not one.crash for name in one.right if one.turns(name)]
     if turned:
         one, name = turned[0]
-        right, wrong = one.right[name][0], one.wrong.get(name, one.wrong["wrong"])[0]
+        right, wrong = one.right[name][0], one.wrong[name][0]
         return Finding(
             ORDER,
             "fail",
@@ -82,7 +89,7 @@ def _order_finding(readers: list[Scored]) -> Finding:
     if not best:
         return skipped(ORDER, f"no form of the right answer is told from a wrong one, see {FORMAT}")
     one, name = best[0]
-    right, wrong = one.right[name][0], one.wrong.get(name, one.wrong["wrong"])[0]
+    right, wrong = one.right[name][0], one.wrong[name][0]
     message = f"{one.name} gives the right answer {_number(right)} and a wrong one {_number(wrong)}, as {name}"
     return Finding(ORDER, "pass", message, {"right": _float(right), "wrong": _float(wrong)})
 
