@@ -26,7 +26,7 @@ from trl_dapo.verification.setup import Sample
 from verifying import by_name, ends_right, setup, sums
 
 
-# ----------------------------------------------------------------------------------------------------------- the report
+# ---------------------------------------------------------------------------------------------------------- the report
 
 
 def report(*statuses: str) -> Report:

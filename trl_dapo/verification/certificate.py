@@ -4,7 +4,7 @@ The certificate: every check that makes sense for a trainer, in one report, with
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from accelerate.logging import get_logger
@@ -153,19 +153,29 @@ def examine(
             Lines for the report.
     """
     started, tell = time.perf_counter(), listener or (lambda line: None)
-    tell("settings, data and reward")
-    findings = [*check_settings(setup), *check_data(setup)]
-    if setup.generates:
-        findings += [*_made(check_prompts, "chat_template", setup), check_end_tokens(setup), *check_rewards(setup)]
-    metric = declared_range(setup) if setup.generates else None
-    if trainer is None:
-        why = "the model was not loaded"
-        findings.append(check_penalty(setup, metric or (range_of_answers(setup) if setup.generates else None)))
-        findings += [skipped(name, why) for name in _names_with_model(setup)]
-    else:
-        with probing.left_as_found(trainer, setup.functions):
+    with nullcontext() if trainer is None else probing.left_as_found(trainer, setup.functions):
+        tell("settings, data and reward")
+        findings = _without_model(setup)
+        metric = declared_range(setup) if setup.generates else None
+        if trainer is None:
+            findings.append(check_penalty(setup, metric or _written_range(setup)))
+            findings += [skipped(name, "the model was not loaded") for name in _names_with_model(setup)]
+        else:
             findings += _with_model(trainer, setup, limits, metric, tell)
     return Report(setup.kind, tuple(findings), tuple(notes), time.perf_counter() - started)
+
+
+def _without_model(setup: Setup) -> list[Finding]:
+    findings = [*check_settings(setup), *_made(check_data, "answers", setup)]
+    if setup.generates:
+        findings += _made(check_prompts, "chat_template", setup)
+        findings += _made(check_end_tokens, "end_tokens", setup)
+        findings += _made(check_rewards, "answer_format", setup)
+    return findings
+
+
+def _written_range(setup: Setup) -> Range | None:
+    return range_of_answers(setup) if setup.generates else None
 
 
 def _with_model(trainer: Any, setup: Setup, limits: Limits, metric: Range | None, tell: Listener) -> list[Finding]:
@@ -177,27 +187,25 @@ def _with_model(trainer: Any, setup: Setup, limits: Limits, metric: Range | None
         if setup.kind == "reward":
             findings.append(preference_checks.check_head(trainer))
         return findings
-    names = (model_checks.AGREEMENT, *probe_checks.NAMES)
+    penalty = check_penalty(setup, metric or _written_range(setup))
     if why := probing.why_not_generated(trainer) or (None if setup.sample.rows else "there are no rows"):
-        return [
-            *findings,
-            check_penalty(setup, metric or range_of_answers(setup)),
-            *(skipped(name, why) for name in names),
-        ]
+        names = (model_checks.AGREEMENT, *probe_checks.NAMES)
+        return [*findings, penalty, *(skipped(name, why) for name in names)]
     tell("sampler and trainer")
     findings += _made(model_checks.check_agreement, model_checks.AGREEMENT, trainer, setup)
     tell(f"{limits.prompts} prompts with {limits.completions_of(setup.args)} completions each")
+    return findings + _of_probe(trainer, setup, limits, metric, penalty)
+
+
+def _of_probe(trainer: Any, setup: Setup, limits: Limits, metric: Range | None, penalty: Finding) -> list[Finding]:
     try:
         probe = run_probe(trainer, setup, limits)
     except Exception as error:
-        findings.append(check_penalty(setup, metric or range_of_answers(setup)))
-        return [
-            *findings,
-            _crashed(probe_checks.RIGHT, error),
-            *(skipped(name, f"see {probe_checks.RIGHT}") for name in probe_checks.NAMES if name != probe_checks.RIGHT),
-        ]
-    metric = metric or range_of_answers(setup) or observed_range(probe.metric.tolist())
-    return [*findings, check_penalty(setup, metric), *probe_checks.check_probe(setup, probe, metric)]
+        others = [name for name in probe_checks.NAMES if name != probe_checks.RIGHT]
+        crashed = _crashed(probe_checks.RIGHT, error)
+        return [penalty, crashed, *(skipped(name, f"see {probe_checks.RIGHT}") for name in others)]
+    metric = metric or _written_range(setup) or observed_range(probe.metric.tolist())
+    return [check_penalty(setup, metric), *probe_checks.check_probe(setup, probe, metric)]
 
 
 def _made(check: Callable[..., Any], name: str, *args: Any) -> list[Finding]:
