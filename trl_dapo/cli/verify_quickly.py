@@ -16,24 +16,28 @@ from trl_dapo.verification.setup import Sample, Setup, sample_rows
 from .arguments import Arguments
 from .commands import Command
 from .data_files import are_local
+from .errors import UsageError, one_line
 
 
 def quick_report(command: Command, arguments: Arguments, limits: Limits, listener: Any) -> Report:
     """Returns the findings that need no model; nothing is downloaded."""
     notes = list(arguments.script_args.notes)
-    kwargs = _kwargs(command, arguments)
-    if kwargs is None:
-        return examine(None, _setup(command, arguments, {}), limits, listener, notes)
-    return examine(None, _setup(command, arguments, kwargs), limits, listener, notes)
+    setup = _setup(command, arguments, _kwargs(command, arguments))
+    try:
+        _ = setup.metric_columns
+    except ValueError as error:
+        # Of a name that no reward function has, which the trainer would refuse
+        raise UsageError(one_line(error)) from error
+    return examine(None, setup, limits, listener, notes)
 
 
-def _kwargs(command: Command, arguments: Arguments) -> dict[str, Any] | None:
-    """Returns what the trainer would be made with, or `None` where the rows would have to be downloaded."""
+def _kwargs(command: Command, arguments: Arguments) -> dict[str, Any]:
+    """Returns what the trainer would be made with, or nothing where the rows would have to be downloaded."""
     script_args, _, model_args, dataset_args = arguments
     name = script_args.dataset_name
     local = are_local(dataset_args) if dataset_args.datasets else name is not None and Path(str(name)).is_dir()
     if model_args.model_name_or_path is not None and not local:
-        return None
+        return {}
     return command.load("trainer_arguments")(arguments)
 
 

@@ -124,7 +124,7 @@ class Setup:
     @property
     def metric_columns(self) -> list[int]:
         """The reward functions that make up the raw metric; length penalties never do."""
-        if self.kind == "dapo":
+        if self.kind == "dapo" and self.names:
             return metric_columns(self.names, self.args)
         return [column for column, name in enumerate(self.names) if name != PENALTY_NAME]
 
