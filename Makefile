@@ -18,7 +18,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo ## Train naive GRPO and DAPO on the built-in task, with a table and curves (options: ARGS="--seeds 2")
+demo: $(VENV)/.demo ## Train GRPO and DAPO on the built-in task, with a table and curves (options: ARGS="--seeds 2")
 	$(BIN)/trl-dapo demo $(ARGS)
 
 test: $(VENV)/.test ## Run the tests (options: ARGS="-k groups")

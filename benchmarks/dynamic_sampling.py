@@ -208,7 +208,7 @@ class MsSwiftWay(DAPOTrainer):
 
 
 METHODS = {
-    "naive GRPO": GRPO,
+    "GRPO": GRPO,
     "DAPO": DAPO,
     "DAPO, verl's way": Method("verl", DAPOConfig, VerlWay),
     "DAPO, ms-swift's way": Method("ms-swift", DAPOConfig, MsSwiftWay),
@@ -230,7 +230,7 @@ class Line:
 
 
 def arena(args: argparse.Namespace) -> None:
-    """Trains every method on every seed and prints held-out accuracies, with the difference to naive GRPO."""
+    """Trains every method on every seed and prints held-out accuracies, with the difference to GRPO."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     lines = {name: Line() for name in args.methods}
@@ -250,7 +250,7 @@ def arena(args: argparse.Namespace) -> None:
             line.seconds.append(result.seconds)
             trained = (
                 sum(min(16, round(16 * point.informative)) for point in result.curve)
-                if name == "naive GRPO"
+                if name == "GRPO"
                 else 16 * len(result.curve)
             )
             line.cost.append(result.completions / 8 / trained)
@@ -270,7 +270,7 @@ def arena(args: argparse.Namespace) -> None:
                 }
                 with Path(args.output).open("a") as file:
                     file.write(json.dumps(record) + "\n")
-    head = f"{'accuracy':>18} {'less naive GRPO':>19} {'better':>7} {'cost':>6} {'refills':>8} {'seconds':>8}"
+    head = f"{'accuracy':>18} {'less GRPO':>19} {'better':>7} {'cost':>6} {'refills':>8} {'seconds':>8}"
     print(f"\n{'':24}{head}")
     base = next(iter(lines.values())).accuracy
     for name, line in lines.items():

@@ -28,8 +28,8 @@ BOUND = 1.02
 
 
 def config(folder: str, rollouts: int) -> DAPOConfig:
-    """Naive GRPO on the arena: 8 prompts of 8 generations, 4 updates per rollout."""
-    return DAPOConfig.naive_grpo(
+    """GRPO without KL on the arena: 8 prompts of 8 generations, 4 updates per rollout."""
+    return DAPOConfig.ladder_start(
         folder,
         use_cpu=True,
         bf16=False,

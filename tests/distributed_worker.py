@@ -45,6 +45,9 @@ RULES = {
 # Truncated rows are left out, so a process may have fewer rows to update on than another, or none
 ACCUMULATED = {"gradient_accumulation_steps": 2, "overlong_filtering": True}
 
+# The length penalty's scale is what the first rollout shows, of which each process sees its rows alone
+SCALED = {"soft_overlong_punishment": True, "soft_punish_cache": 4, "max_refill_rounds": 1}
+
 SCENARIOS = {
     # name: rule of the informative prompts, rows per device, dataset, further fields
     "one_process": ("even", 16, plain_dataset(64), {}),
@@ -62,6 +65,8 @@ SCENARIOS = {
     "weighted_tokens": ("even", 6, plain_dataset(64), {"token_level_scope": "prompt"}),
     "bounded": ("few", 4, plain_dataset(64), {**ACCUMULATED, "max_tokens_per_microbatch": 30}),
     "unequal_updates": ("few", 4, plain_dataset(64), {**ACCUMULATED, "max_refill_rounds": 0}),
+    "seen_scale": ("even", 8, plain_dataset(64), SCALED),
+    "seen_scale_alone": ("even", 16, plain_dataset(64), SCALED),
     "no_row_lives": ("none", 4, plain_dataset(64), {**ACCUMULATED, "max_refill_rounds": 0}),
 }
 
@@ -105,6 +110,11 @@ def rising(completion_ids: list[list[int]], **kwargs) -> list[list[float]]:
     return [[1.0 + position for position in range(len(ids))] for ids in completion_ids]
 
 
+def numbered_reward(prompts: list[str], completion_ids: list[list[int]], **kwargs) -> list[float]:
+    """Parity times the prompt's number, so that processes with other prompts see other ranges."""
+    return [number(prompt) * one for prompt, one in zip(prompts, parity_reward(completion_ids), strict=True)]
+
+
 def scripted(name: str, folder: Path, **more) -> DAPOTrainer:
     """A trainer on scripted rollouts; `more` are further fields."""
     rule, rows, dataset, fields = settings_of(name)
@@ -121,7 +131,7 @@ def scripted(name: str, folder: Path, **more) -> DAPOTrainer:
     return build(
         DAPOTrainer,
         dapo_args(folder, per_device_train_batch_size=rows, **settings),
-        reward_funcs=[parity_reward, constant_reward],
+        reward_funcs=[numbered_reward if "soft_punish_cache" in fields else parity_reward, constant_reward],
         rollout_func=scripted_rollout(RULES[rule]),
         train_dataset=dataset,
         token_importance_func=weighted or None,
@@ -187,6 +197,7 @@ def main(name: str, folder: Path) -> None:
             }
             for log in trainer.state.log_history
         ],
+        "factor": trainer.length_penalty and trainer.length_penalty.factor,
         "stream": trainer.sampler.stream.state_dict(),
         "environments": [None if one is None else sum(one.amounts) for one in trainer.environments or []],
     }

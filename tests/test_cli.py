@@ -446,7 +446,11 @@ def test_dry_run_prints_the_config_and_the_batch_and_writes_nothing(settings, wo
     assert {f"{toggle}: {toggle != 'token_level_loss'}" for toggle in TOGGLES} <= set(lines)
     assert {"num_generations: 4", "loss_type: grpo", "max_steps: 2", "learning_rate: 0.01"} <= set(lines)
     assert not any(line.startswith(("temperature:", "beta:", "seed:")) for line in lines)
+    assert any(
+        line.startswith("overlong_penalty_factor: None (half of the distance between a wrong") for line in lines
+    )
     assert any(line.startswith("rollout      2 prompts x 4 generations = 8 completions") for line in lines)
+    assert "learning_rate: 0.01 (paper: 1e-06, §4.1)" in lines[lines.index("# otherwise than the paper") :]
     assert any(line.startswith("note: token_level_loss is off") for line in lines)
     assert sorted(path for path in workspace.iterdir() if path.name != "cache") == before
 
@@ -462,6 +466,7 @@ def test_dry_run_is_a_table_on_a_terminal(settings, capsys, monkeypatch):
     assert main(["dapo", *write(settings), "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "┏━━━" in out
+    assert all(column in out for column in ("paper", "here", "section", "note"))
     assert "rollout      2 prompts" in out
 
 

@@ -45,9 +45,8 @@ def statuses(report: dict) -> dict[str, str]:
 
 @pytest.mark.parametrize("command", [*COMMANDS])
 def test_the_built_in_task_has_no_fault(workspace, capfd, command):
-    own = ["--overlong_penalty_factor", "0.5"] if command == "dapo" else []
     long = ["--max_completion_length", "80"] if command in ("dapo", "grpo", "ppo") else []
-    code, report = run(capfd, command, *SMALL, *own, *long)
+    code, report = run(capfd, command, *SMALL, *long)
     assert code == 0
     assert report["trainer"] == command
     assert not {"warn", "fail"} & set(statuses(report).values()), statuses(report)
@@ -61,7 +60,7 @@ def test_a_penalty_of_the_whole_distance_is_exit_code_1(workspace, capfd):
 
 
 def test_without_json_it_prints_one_line_per_check(workspace, capfd):
-    assert main(["verify", "--quick", "--overlong_penalty_factor", "0.5"]) == 0
+    assert main(["verify", "--quick"]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert lines[0].startswith("pass    clipping: 8 updates per rollout")
     assert lines[-1].startswith("pass: ")

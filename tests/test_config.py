@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from transformers import HfArgumentParser
 from trl import GRPOConfig, TrlParser
 
-from trl_dapo.dapo.config import LADDER, SEQUENCE_LEVEL_LOSSES, TOGGLES, TOKEN_LEVEL_LOSSES, DAPOConfig, toggles_beside
+from trl_dapo.dapo.config import LADDER, DAPOConfig
+from trl_dapo.dapo.toggles import SEQUENCE_LEVEL_LOSSES, TOGGLES, TOKEN_LEVEL_LOSSES, toggles_beside
 
 
 CPU = {"use_cpu": True, "bf16": False, "report_to": "none"}
@@ -44,7 +45,8 @@ def test_defaults_are_those_of_the_paper():
     assert config.mask_truncated_completions is True
     assert config.beta == 0.0
     assert config.lr_scheduler_type == "constant_with_warmup"
-    assert config.overlong_penalty_factor == 1.0
+    # Half of what a right answer is worth: the trainer knows
+    assert config.overlong_penalty_factor is None
 
 
 def test_defaults_bound_the_rounds_and_fill_the_batch():
@@ -150,11 +152,11 @@ def test_both_of_trls_sizes_are_rejected_as_by_trl():
     ],
 )
 def test_each_toggle_sets_its_field_and_no_other(toggle, name, on, off):
-    switched_on = DAPOConfig.naive_grpo("out", **CPU, **{toggle: True})
+    switched_on = DAPOConfig.ladder_start("out", **CPU, **{toggle: True})
     switched_off = dapo(**{toggle: False})
     assert getattr(switched_on, name) == on
     assert getattr(switched_off, name) == off
-    for others, reference in ((switched_on, DAPOConfig.naive_grpo("out", **CPU)), (switched_off, dapo())):
+    for others, reference in ((switched_on, DAPOConfig.ladder_start("out", **CPU)), (switched_off, dapo())):
         differing = {
             own.name for own in fields(DAPOConfig) if getattr(others, own.name) != getattr(reference, own.name)
         }
@@ -177,11 +179,12 @@ def test_naive_grpo_says_what_grpo_says():
     assert config.epsilon_high in (None, config.epsilon)
 
 
-def test_naive_grpo_takes_single_toggles_and_other_fields():
-    config = DAPOConfig.naive_grpo("out", **CPU, clip_higher=True, beta=0.04)
+@pytest.mark.parametrize("named", [DAPOConfig.naive_grpo, DAPOConfig.ladder_start])
+def test_a_named_config_takes_single_toggles_and_other_fields(named):
+    config = named("out", **CPU, clip_higher=True, beta=0.1)
     assert toggles_of(config) == [False, True, False, False, False]
     assert config.epsilon_high == 0.28
-    assert config.beta == 0.04
+    assert config.beta == 0.1
 
 
 @pytest.mark.parametrize(
@@ -325,7 +328,7 @@ def test_the_ladder_adds_one_toggle_a_row_in_the_order_of_the_papers_table():
     # Table 1: naive GRPO 30, + overlong filtering 36, + clip-higher 38, + soft overlong punishment 41,
     # + token-level loss 42, + dynamic sampling 50
     assert LADDER == (
-        "naive GRPO",
+        "GRPO without KL",
         "+ overlong filtering",
         "+ clip-higher",
         "+ soft overlong punishment",
@@ -362,9 +365,9 @@ def test_rows_of_the_ladder_differ_in_nothing_but_the_toggles():
     assert first.updates_between_generations == last.updates_between_generations == 4
 
 
-def test_the_ends_of_the_ladder_are_naive_grpo_and_dapo():
+def test_the_ends_of_the_ladder_are_grpo_without_kl_and_dapo():
     configs = DAPOConfig.ladder("out", **CPU)
-    for config, whole in ((configs[0], DAPOConfig.naive_grpo("out", **CPU)), (configs[-1], dapo())):
+    for config, whole in ((configs[0], DAPOConfig.ladder_start("out", **CPU)), (configs[-1], dapo())):
         config.output_dir = "out"
         assert config == whole
 
@@ -385,8 +388,8 @@ def test_without_several_toggles_derives_their_fields_anew():
     assert config.mask_truncated_completions is True
 
 
-def test_without_all_toggles_is_naive_grpo():
-    assert dapo().without(*TOGGLES) == DAPOConfig.naive_grpo("out", **CPU)
+def test_without_all_toggles_is_where_the_ladder_starts():
+    assert dapo().without(*TOGGLES) == DAPOConfig.ladder_start("out", **CPU)
 
 
 def test_without_a_toggle_that_is_off_is_an_equal_copy():

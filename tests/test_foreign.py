@@ -113,7 +113,7 @@ def test_trls_trainer_is_told_what_it_does_not_read(tmp_path, caplog, trainer, c
     assert f"Use trl_dapo.{config.own_trainer}" in caplog.text
 
 
-@pytest.mark.parametrize("config", [GRPOConfig, GRPOConfig.naive, DAPOConfig.naive_grpo])
+@pytest.mark.parametrize("config", [GRPOConfig, GRPOConfig.naive, DAPOConfig.naive_grpo, DAPOConfig.ladder_start])
 def test_trls_trainer_takes_what_it_reads_in_silence(tmp_path, caplog, config):
     fields = {"use_cpu": True, "bf16": False, "beta": 0.0, "per_device_train_batch_size": 8}
     with caplog.at_level(logging.WARNING, LOGGER):

@@ -92,9 +92,14 @@ def test_metrics_of_reward_functions_are_weighted_by_kept_rows(candidates):
     assert user_metrics(candidates, [2]) == {"formatted": 1.0}
 
 
+def groups_logged(table, selection, metric, step=7, shaped=None):
+    shaped = metric if shaped is None else shaped
+    return group_metrics(table, selection, metric, shaped, [1], tolerance=1e-6, updates_per_rollout=4, step=step)
+
+
 def test_generated_and_trained_families(candidates):
     metric = candidates.column("rewards")[:, 0]
-    logged = group_metrics(candidates, Selection([0, 1], [True, False]), metric, [1], updates_per_rollout=4, step=7)
+    logged = groups_logged(candidates, Selection([0, 1], [True, False]), metric)
     assert logged["dapo/groups_generated"] == 3
     assert logged["dapo/frac_informative"] == pytest.approx(2 / 3)
     assert logged["dapo/frac_all_wrong"] == pytest.approx(1 / 3)
@@ -118,7 +123,7 @@ def test_generated_and_trained_families(candidates):
 
 def logged_with(table: Candidates, groups: list[int], step: int = 7) -> dict[str, float]:
     selection = Selection(groups, [not table.informative[group] for group in groups])
-    return group_metrics(table, selection, table.column("rewards")[:, 0], [1], updates_per_rollout=4, step=step)
+    return groups_logged(table, selection, table.column("rewards")[:, 0], step)
 
 
 def test_carried_groups_are_trained_on_but_not_generated(candidates, with_carried):

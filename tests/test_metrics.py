@@ -20,6 +20,7 @@ NAMES = {
     "dapo/refill_rounds",
     "dapo/groups_generated",
     "dapo/groups_kept",
+    "dapo/dead_groups",
     "dapo/surplus_groups",
     "dapo/carried_groups",
     "dapo/carried_age",
@@ -42,6 +43,7 @@ def metrics(
     penalties: tuple[float, ...] = (0.0, 0.0),
     rounds: int = 0,
     exhausted: bool = False,
+    dead: int = 0,
     surplus: int = 0,
     ages: tuple[float, ...] = (),
 ) -> dict[str, float]:
@@ -53,6 +55,7 @@ def metrics(
     informative = letters.count("I") if kept is None else kept
     trained = Trained(
         informative_groups=informative,
+        dead_groups=dead,
         surplus_groups=surplus,
         ages_of_carried_P=torch.tensor(ages),
         exhausted=exhausted,

@@ -11,7 +11,7 @@ import trl
 from tiny import parity_reward, tiny_args, tiny_lora
 from training import build
 from trl_dapo import DAPOConfig, GRPOConfig, GRPOTrainer
-from trl_dapo.dapo.config import PINNED
+from trl_dapo.dapo.paper import PINNED
 from trl_dapo.grpo.recipe import DEEPSEEKMATH, GRPO
 
 
@@ -149,8 +149,9 @@ def test_naive_is_eq_3_of_deepseekmath(tmp_path, monkeypatch):
         **{"multi_objective_aggregation": "sum_then_normalize", "mask_truncated_completions": False, "min_p": None},
     }
     assert {name: getattr(found, name) for name in expected} == expected
-    # One update per rollout
+    # One update per rollout, at one learning rate from beginning to end
     assert found.steps_per_generation == found.gradient_accumulation_steps
+    assert (found.lr_scheduler_type, found.warmup_steps) == ("constant", 0)
     assert GRPOConfig.naive(str(tmp_path), use_cpu=True, bf16=False, beta=0.1, top_p=0.9).top_p == 0.9
 
 
@@ -182,14 +183,14 @@ def test_the_loss_of_naive_is_the_equation(tmp_path):
     assert trainer._compute_loss(trainer.model, inputs).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_all_rows_of_the_ladder_and_naive_grpo_have_the_pinned_fields(tmp_path):
+def test_all_rows_of_the_ladder_have_the_pinned_fields(tmp_path):
     fields = {"use_cpu": True, "bf16": False}
     rows = DAPOConfig.ladder(str(tmp_path), **fields)
     whole = DAPOConfig(str(tmp_path), **fields)
-    for config in (DAPOConfig.naive_grpo(str(tmp_path), **fields), *rows, whole):
+    for config in (DAPOConfig.ladder_start(str(tmp_path), **fields), *rows, whole):
         assert {name: getattr(config, name) for name in PINNED} == PINNED
     assert set(GRPO) - set(PINNED) == {"epsilon_high", "mask_truncated_completions"}
-    assert DAPOConfig.naive_grpo(str(tmp_path), beta=0.1, **fields).beta == 0.1
+    assert DAPOConfig.ladder_start(str(tmp_path), beta=0.1, **fields).beta == 0.1
 
 
 def test_a_promoted_config_has_the_kl_term_of_the_paper_and_says_so(tmp_path):
@@ -197,3 +198,51 @@ def test_a_promoted_config_has_the_kl_term_of_the_paper_and_says_so(tmp_path):
     promoted, lines = DAPOConfig.from_grpo_config(plain)
     assert promoted.use_bias_correction_kl is False
     assert "use_bias_correction_kl: True -> False" in lines
+
+
+# ---------------------------------------------------------------------------------------------------------- naive GRPO
+
+RUNS = [
+    {},
+    {"gradient_accumulation_steps": 4, "num_generations": 4},
+    {"steps_per_generation": 8, "num_iterations": 2},
+    {"generation_batch_size": 64, "beta": 0.1, "lr_scheduler_type": "linear", "warmup_steps": 3},
+]
+
+
+@pytest.mark.parametrize("values", RUNS)
+def test_naive_grpo_is_the_same_for_both_trainers_field_by_field(tmp_path, values):
+    values = {**values, "use_cpu": True, "bf16": False}
+    of_grpo, of_dapo = GRPOConfig.naive(str(tmp_path), **values), DAPOConfig.naive_grpo(str(tmp_path), **values)
+    shared = [own.name for own in fields(GRPOConfig)]
+    assert {name: getattr(of_dapo, name) for name in shared} == {name: getattr(of_grpo, name) for name in shared}
+
+
+def test_naive_grpo_is_the_published_one(tmp_path):
+    # Eq. 3 and section 4.2 of DeepSeekMath: a mean over each completion, then over the group; clipped alike on both
+    # sides; a KL term of 0.04 to the reference; one update per rollout; one learning rate
+    found = DAPOConfig.naive_grpo(str(tmp_path), use_cpu=True, bf16=False, gradient_accumulation_steps=2)
+    expected = {
+        **{
+            "loss_type": "grpo",
+            "epsilon": 0.2,
+            "epsilon_high": None,
+            "beta": 0.04,
+            "mask_truncated_completions": False,
+        },
+        **{"lr_scheduler_type": "constant", "warmup_steps": 0, "updates_per_rollout": 1, "steps_per_generation": 2},
+        **{"use_bias_correction_kl": False, "num_iterations": 1, "scale_rewards": "group", "dynamic_sampling": False},
+        **{"soft_overlong_punishment": False, "overlong_filtering": False, "clip_higher": False},
+        **{"token_level_loss": False, "learning_rate": 1e-6},
+    }
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
+def test_the_ladder_starts_from_naive_grpo_less_kl_at_the_speed_of_dapo(tmp_path):
+    values = {"use_cpu": True, "bf16": False}
+    start, naive = DAPOConfig.ladder_start(str(tmp_path), **values), DAPOConfig.naive_grpo(str(tmp_path), **values)
+    differing = {own.name for own in fields(DAPOConfig) if getattr(start, own.name) != getattr(naive, own.name)}
+    assert differing == {
+        *("beta", "lr_scheduler_type", "warmup_steps", "router_aux_loss_coef"),
+        *("updates_per_rollout", "steps_per_generation", "generation_batch_size"),
+    }

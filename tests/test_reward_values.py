@@ -101,7 +101,7 @@ TRAINERS = {
     "grpo": (GRPOTrainer, lambda folder, **fields: tiny_args(folder, cls=GRPOConfig, **fields)),
     "dapo": (DAPOTrainer, dapo_args),
     "dapo_without_scaling": (DAPOTrainer, lambda folder, **fields: dapo_args(folder, scale_rewards="none", **fields)),
-    "dapo_off": (DAPOTrainer, lambda folder, **fields: DAPOConfig.naive_grpo(**vars_of(folder), **fields)),
+    "dapo_off": (DAPOTrainer, lambda folder, **fields: DAPOConfig.ladder_start(**vars_of(folder), **fields)),
     "ppo": (PPOTrainer, lambda folder, **fields: ppo_args(folder, beta=0.0, normalize_rewards=True, **fields)),
 }
 

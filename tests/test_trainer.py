@@ -362,7 +362,9 @@ def test_dataset_of_one_batch_has_no_refill_and_ends(tmp_path):
 
 
 def test_plain_grpo_config_is_promoted_and_the_log_says_how(tmp_path, caplog):
-    args = host_args(DAPOConfig.naive_grpo(str(tmp_path), use_cpu=True, bf16=False, num_generations=4, warmup_steps=0))
+    args = host_args(
+        DAPOConfig.ladder_start(str(tmp_path), use_cpu=True, bf16=False, num_generations=4, warmup_steps=0)
+    )
     assert type(args) is GRPOConfig
     with caplog.at_level(logging.WARNING):
         trainer = build(DAPOTrainer, args, reward_funcs=parity_reward, train_dataset=plain_dataset(32))

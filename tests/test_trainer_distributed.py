@@ -26,6 +26,7 @@ SCENARIOS = [
     "bounded",
     "unequal_updates",
     "no_row_lives",
+    "seen_scale",
     "environments",
 ]
 AGREEMENTS = [
@@ -167,6 +168,18 @@ def test_metrics_are_those_of_all_ranks(folder):
     assert logs[0]["dapo/groups_kept"] == 8
     assert logs[0]["dapo/groups_generated"] > 8
     assert logs[0]["dapo/accuracy_generated"] == pytest.approx(1 + 0.5 * logs[0]["dapo/frac_informative"])
+
+
+def test_the_scale_of_the_length_penalty_is_seen_by_all_processes_together(folder, tmp_path):
+    launch(tmp_path, 1, ["seen_scale_alone"])
+    (alone,) = ranks(tmp_path, "seen_scale_alone", 1)
+    # Rewards are 1 to 1 + n for the largest number n among the prompts generated, which are some of 0 to 63; the
+    # factor is half of n
+    assert alone["factor"] in range(1, 32)
+    for part in ranks(folder, "seen_scale"):
+        assert part["factor"] == alone["factor"]
+    both = [value for part in ranks(folder, "seen_scale") for value in part["advantages"][0]]
+    assert sorted(both) == pytest.approx(sorted(alone["advantages"][0]), abs=1e-6)
 
 
 def test_two_processes_keep_the_groups_that_one_keeps(folder, tmp_path):

@@ -23,7 +23,7 @@ from tiny import (
 )
 from training import assert_same_run, build, dapo_args, host_args, train
 from trl_dapo import DAPOConfig, DAPOTrainer
-from trl_dapo.dapo.config import SEQUENCE_LEVEL_LOSSES, TOGGLES, TOKEN_LEVEL_LOSSES
+from trl_dapo.dapo.toggles import SEQUENCE_LEVEL_LOSSES, TOGGLES, TOKEN_LEVEL_LOSSES
 
 
 OFF = dict.fromkeys(TOGGLES, False)
@@ -147,8 +147,8 @@ def test_users_lists_are_not_changed(tmp_path):
     assert rewards == [parity_reward]
 
 
-def test_naive_grpo_is_all_toggles_off(tmp_path):
-    config = DAPOConfig.naive_grpo(str(tmp_path), use_cpu=True, bf16=False)
+def test_the_ladder_starts_with_all_toggles_off(tmp_path):
+    config = DAPOConfig.ladder_start(str(tmp_path), use_cpu=True, bf16=False)
     assert not any(getattr(config, toggle) for toggle in TOGGLES)
 
 

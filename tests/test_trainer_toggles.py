@@ -54,7 +54,8 @@ def test_overlong_filtering_masks_the_truncated_rows_alone(tmp_path):
 
 def test_soft_overlong_punishment_shifts_rewards_alone(tmp_path):
     # L_max 8 and a band of 4: |y| = 5, 6, 7, 8 cost 1/4, 2/4, 3/4, 1
-    (plain, before), (shaped, after) = run(tmp_path), run(tmp_path, soft_overlong_punishment=True, soft_punish_cache=4)
+    fields = {"soft_overlong_punishment": True, "soft_punish_cache": 4, "overlong_penalty_factor": 1.0}
+    (plain, before), (shaped, after) = run(tmp_path), run(tmp_path, **fields)
     assert torch.equal(before[0]["completion_ids"], after[0]["completion_ids"])
     lengths = before[0]["completion_mask"].sum(dim=1)
     cost = torch.tensor([0.0, 0, 0, 0, 0, 0.25, 0.5, 0.75, 1.0])[lengths]

@@ -18,7 +18,7 @@ from trl_dapo.verification.end_token_check import check_end_tokens, end_tokens, 
 from trl_dapo.verification.findings import Finding, Report
 from trl_dapo.verification.group_shares import choose_size, informative_share
 from trl_dapo.verification.probe import Limits, Probe
-from trl_dapo.verification.probe_checks import check_probe, count_dead, recommended_length
+from trl_dapo.verification.probe_checks import check_probe, informative_and_dead, recommended_length
 from trl_dapo.verification.prompt_checks import check_prompts
 from trl_dapo.verification.reward_range import Range
 from trl_dapo.verification.settings_checks import check_settings
@@ -343,6 +343,7 @@ def probe(rewards, lengths=None, cut=None, each=4, penalties=None, limit=8, run_
     count = len(rewards)
     return Probe(
         each,
+        torch.tensor(rewards, dtype=torch.float64).unsqueeze(1),
         torch.tensor(rewards, dtype=torch.float64),
         torch.tensor([4] * count if lengths is None else lengths),
         torch.tensor([False] * count if cut is None else cut),
@@ -356,7 +357,7 @@ MIXED = [1, 0, 1, 0, 1, 1, 0, 0]
 
 
 def test_a_probe_with_contrast_passes(tmp_path):
-    found = by_name(check_probe(setup(tmp_path), probe(MIXED, penalties=[0.0] * 8), BINARY))
+    found = by_name(check_probe(setup(tmp_path, functions=(ends_right,)), probe(MIXED, penalties=[0.0] * 8), BINARY))
     assert {name: one.status for name, one in found.items()} == {
         "truncation": "pass",
         "right_answers": "pass",
@@ -433,14 +434,16 @@ def test_dead_groups_are_derived_by_hand():
     # Two groups of 2. First: right at full length, wrong and short: 1 - 1 and 0 - 0, both 0. Second: right and wrong,
     # both short: 1 and 0
     metric, penalties = torch.tensor([1.0, 0, 1, 0]), torch.tensor([-1.0, 0, 0, 0])
-    assert (count_dead(metric, penalties, 1.0, 2).informative, count_dead(metric, penalties, 1.0, 2).dead) == (2, 1)
-    assert count_dead(metric, penalties, 0.5, 2).dead == 0
+    assert informative_and_dead(metric, metric + penalties, 2, 1e-6) == (2, 1)
+    assert informative_and_dead(metric, metric + 0.5 * penalties, 2, 1e-6) == (2, 0)
 
 
 def test_groups_that_the_penalty_kills_fail(tmp_path):
     # Right answers fill the band, wrong ones are short: with factor 1, all score 0
     one = probe(MIXED, penalties=[-reward for reward in MIXED])
-    finding = by_name(check_probe(setup(tmp_path, overlong_penalty_factor=1.0), one, BINARY))["dead_groups"]
+    finding = by_name(check_probe(setup(tmp_path, functions=(ends_right,), overlong_penalty_factor=1.0), one, BINARY))[
+        "dead_groups"
+    ]
     assert (finding.status, finding.numbers["dead"]) == ("fail", 2)
-    half = setup(tmp_path, overlong_penalty_factor=0.5)
+    half = setup(tmp_path, functions=(ends_right,), overlong_penalty_factor=0.5)
     assert by_name(check_probe(half, one, BINARY))["dead_groups"].status == "pass"

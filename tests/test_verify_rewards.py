@@ -12,7 +12,7 @@ from trl_dapo.evaluation.scorers.formats import ANSWER_FORMATS
 from trl_dapo.verification.answer_formats import another_answer, asked_formats, final_answer, write, written
 from trl_dapo.verification.penalty_check import check_penalty
 from trl_dapo.verification.reward_checks import check_rewards
-from trl_dapo.verification.reward_range import Range, declared_range, range_of_answers
+from trl_dapo.verification.reward_range import Range, declared_ends, range_of_answers
 from trl_dapo.verification.setup import Sample, sample_rows
 from verifying import (
     ANSWER_LINE,
@@ -233,16 +233,16 @@ def test_prompts_that_end_in_a_cue_want_the_plain_answer(tmp_path):
 
 def test_the_range_is_what_all_reward_functions_declare(tmp_path):
     one = setup(tmp_path, functions=(dapo_math,))
-    assert declared_range(one) == Range(-1.0, 1.0, "declared")
+    assert declared_ends(one) == Range(-1.0, 1.0, "declared")
     # Two functions: -1 to 1 with weight 0.5, and 0 to 1 with weight 2, are -0.5 + 0 to 0.5 + 2
     both = setup(tmp_path, functions=(dapo_math, boxed), weights=[0.5, 2.0])
-    assert declared_range(both) == Range(-0.5, 2.5, "declared")
-    assert declared_range(setup(tmp_path, functions=(dapo_math, ends_right))) is None
+    assert declared_ends(both) == Range(-0.5, 2.5, "declared")
+    assert declared_ends(setup(tmp_path, functions=(dapo_math, ends_right))) is None
 
 
 def test_a_range_that_is_not_declared_is_seen_in_the_answers(tmp_path):
-    assert range_of_answers(setup(tmp_path, functions=(ends_right,))) == Range(0.0, 1.0, "observed")
-    assert range_of_answers(setup(tmp_path, functions=(ends_right,), weights=[3.0])) == Range(0.0, 3.0, "observed")
+    assert range_of_answers(setup(tmp_path, functions=(ends_right,))) == Range(0.0, 1.0, "seen")
+    assert range_of_answers(setup(tmp_path, functions=(ends_right,), weights=[3.0])) == Range(0.0, 3.0, "seen")
     assert range_of_answers(setup(tmp_path, functions=(blind,))) is None
 
 
@@ -253,10 +253,10 @@ def test_a_range_that_is_not_declared_is_seen_in_the_answers(tmp_path):
         (Range(-1, 1, "declared"), 1.0, 0.5, "pass", None),
         (Range(0, 1, "declared"), 0.5, 0.5, "pass", None),
         # 0/1 with factor 0.8: 0.8 of 1
-        (Range(0, 1, "observed"), 0.8, 0.8, "warn", "overlong_penalty_factor: 0.5"),
+        (Range(0, 1, "seen"), 0.8, 0.8, "warn", "overlong_penalty_factor: 0.5, or leave it out"),
         # 0/1 with factor 1: a right answer of full length scores 0, like a wrong one
-        (Range(0, 1, "observed"), 1.0, 1.0, "fail", "overlong_penalty_factor: 0.5"),
-        (Range(0, 10, "declared"), 20.0, 2.0, "fail", "overlong_penalty_factor: 5"),
+        (Range(0, 1, "seen"), 1.0, 1.0, "fail", "overlong_penalty_factor: 0.5, or leave it out"),
+        (Range(0, 10, "declared"), 20.0, 2.0, "fail", "overlong_penalty_factor: 5, or leave it out"),
         (Range(0, 1, "declared"), 0.0, 0.0, "pass", None),
     ],
 )
@@ -272,7 +272,7 @@ def test_a_penalty_of_the_users_own_counts_by_its_weight(tmp_path):
     args = {"soft_overlong_punishment": False, "functions": (ends_right, own), "weights": [1.0, 0.75]}
     finding = check_penalty(setup(tmp_path, **args), Range(0, 1, "declared"))
     assert (finding.status, finding.numbers["share"]) == ("warn", 0.75)
-    assert finding.setting == "reward_weights: 0.5"
+    assert finding.setting == "reward_weights: 0.5 for soft_overlong_punishment_reward"
 
 
 def test_no_penalty_and_no_range_are_skipped(tmp_path):

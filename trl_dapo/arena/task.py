@@ -212,6 +212,10 @@ def arena_accuracy(prompts: list[str], completions: list[str], **kwargs: Any) ->
     ]
 
 
+# The rewards of a wrong and a right answer, from which the length penalty has its scale
+arena_accuracy.reward_range = (0.0, 1.0)  # ty: ignore[missing-attribute]
+
+
 def _final(completion: str) -> str | None:
     _, mark, final = completion.partition("#")
     return final if mark else None

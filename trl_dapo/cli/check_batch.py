@@ -4,7 +4,7 @@ Checks that whole groups fit into the generation batch; the message names fields
 
 from typing import Any
 
-from trl_dapo.dapo.config import DEFAULT_UPDATES_PER_ROLLOUT
+from trl_dapo.dapo.rollout_size import DEFAULT_UPDATES_PER_ROLLOUT
 
 from .errors import UsageError
 

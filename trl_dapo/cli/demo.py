@@ -1,5 +1,5 @@
 """
-`trl-dapo demo`: trains naive GRPO and DAPO on the arena, live, and ends with a table and a plot of the curves.
+`trl-dapo demo`: trains GRPO without KL and DAPO on the arena, live, and ends with a table and a plot of the curves.
 """
 
 import argparse
@@ -29,8 +29,8 @@ def make_parser(prog: str = "trl-dapo demo") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         allow_abbrev=False,
-        description="Train naive GRPO and DAPO from the same warm start on the same number of generated completions. "
-        "The task is built in; a CPU needs minutes.",
+        description="Train GRPO without KL and DAPO from the same warm start on the same number of generated "
+        "completions. The task is built in; a CPU needs minutes.",
     )
     parser.error = _refuse
     parser.add_argument("--seeds", type=int, default=1, help="Repeat with this many seeds (default: 1).")

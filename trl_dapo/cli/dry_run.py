@@ -1,5 +1,5 @@
 """
-What `--dry-run` prints: the resolved config and, for DAPO, the batch arithmetic.
+What `--dry-run` prints: the resolved config and, for DAPO, the batch arithmetic and what is otherwise than the paper.
 """
 
 import sys
@@ -7,13 +7,21 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from trl_dapo.dapo.batch_plan import batch_plan, describe
-from trl_dapo.dapo.config import TOGGLES
+from trl_dapo.dapo.deviations import Deviations
+from trl_dapo.dapo.toggles import TOGGLES
 
 from .arguments import Arguments
 
 
 # Filled in on construction, or saying nothing about the run
 NOT_SHOWN = ("accelerator_config", "activation_checkpointing", "disable_tqdm", "notes", "dry_run")
+
+# What becomes of a field that was left out, where only the run can tell
+RULES = {
+    "overlong_penalty_factor": "half of the distance between a wrong and a right answer, which the run's log states"
+}
+
+OTHERWISE = "otherwise than the paper"
 
 Section = tuple[str, list[tuple[str, Any]]]
 
@@ -34,13 +42,18 @@ def print_config(arguments: Arguments, host_config: Any) -> None:
 
 
 def print_dapo_config(arguments: Arguments, host_config: Any) -> None:
-    """Prints what [`print_config`] does, with the five toggles first, the batch arithmetic and inactive parts."""
+    """
+    Prints what [`print_config`] does, with the five toggles first, the batch arithmetic, what is otherwise than the
+    paper, and inactive parts.
+    """
     args = arguments.training_args
-    added = _added_fields(args, host_config)
+    added = [(name, _with_rule(name, value)) for name, value in _added_fields(args, host_config)]
     # Sorting is stable: the other fields keep their order
     added.sort(key=lambda pair: TOGGLES.index(pair[0]) if pair[0] in TOGGLES else len(TOGGLES))
     remarks = arguments.script_args.notes + args.inert_parts()
-    _print(_sections(arguments, host_config, "DAPO", added), describe(batch_plan(args), args), remarks)
+    _print(
+        _sections(arguments, host_config, "DAPO", added), describe(batch_plan(args), args), remarks, args.deviations()
+    )
 
 
 def _sections(arguments: Arguments, host_config: Any, title: str, added: list[tuple[str, Any]]) -> list[Section]:
@@ -58,6 +71,10 @@ def _sections(arguments: Arguments, host_config: Any, title: str, added: list[tu
 def _added_fields(args: Any, host_config: Any) -> list[tuple[str, Any]]:
     inherited = {one.name for one in fields(host_config)}
     return [(one.name, getattr(args, one.name)) for one in fields(args) if one.name not in inherited]
+
+
+def _with_rule(name: str, value: Any) -> Any:
+    return f"None ({RULES[name]})" if value is None and name in RULES else value
 
 
 def _changed(args: Any, kind: Any = None) -> list[tuple[str, Any]]:
@@ -82,14 +99,16 @@ def _plain(value: Any) -> Any:
     return getattr(value, "value", value)
 
 
-def _print(sections: list[Section], lines: list[str], remarks: list[str]) -> None:
+def _print(
+    sections: list[Section], lines: list[str], remarks: list[str], deviations: Deviations | None = None
+) -> None:
     if sys.stdout.isatty():
-        _print_tables(sections, lines, remarks)
+        _print_tables(sections, lines, remarks, deviations)
     else:
-        _print_lines(sections, lines, remarks)
+        _print_lines(sections, lines, remarks, deviations)
 
 
-def _print_lines(sections: list[Section], lines: list[str], remarks: list[str]) -> None:
+def _print_lines(sections: list[Section], lines: list[str], remarks: list[str], deviations: Deviations | None) -> None:
     for title, pairs in sections:
         print(f"# {title}")
         for name, value in pairs:
@@ -97,11 +116,15 @@ def _print_lines(sections: list[Section], lines: list[str], remarks: list[str]) 
     if lines:
         print("# batch")
         print("\n".join(lines))
+    if deviations is not None:
+        print(f"# {OTHERWISE}\n{deviations}")
     for remark in remarks:
         print(f"note: {remark}")
 
 
-def _print_tables(sections: list[Section], lines: list[str], remarks: list[str]) -> None:
+def _print_tables(
+    sections: list[Section], lines: list[str], remarks: list[str], deviations: Deviations | None
+) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -115,5 +138,8 @@ def _print_tables(sections: list[Section], lines: list[str], remarks: list[str])
             console.print(table)
     for line in lines:
         console.print(line, markup=False, highlight=False)
+    if deviations is not None:
+        console.print(OTHERWISE, style="italic", highlight=False)
+        console.print(deviations)
     for remark in remarks:
         console.print(f"note: {remark}", style="yellow", markup=False, highlight=False)

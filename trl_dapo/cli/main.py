@@ -17,7 +17,7 @@ INTERRUPTED = 130
 SUMMARIES = {
     **{command.name: command.summary for command in COMMANDS.values()},
     "verify": "check a run before it is started: reward, data, tokenizer, model and settings",
-    "demo": "compare DAPO with naive GRPO on the built-in task, on a CPU",
+    "demo": "compare DAPO with GRPO on the built-in task, on a CPU",
 }
 LINES = "\n".join(f"  {name:<8}{summary}" for name, summary in SUMMARIES.items())
 HELP = f"""\

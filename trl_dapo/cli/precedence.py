@@ -8,7 +8,7 @@ even to TRL's own default. If the user set both, [`DAPOConfig`] refuses the cont
 from collections.abc import Set
 from typing import Any
 
-from trl_dapo.dapo.config import PAPER_EPSILON_HIGH, TOGGLES, toggles_beside
+from trl_dapo.dapo.toggles import PAPER_EPSILON_HIGH, TOGGLES, toggles_beside
 
 from .reward_names import LENGTH_PENALTY_NAMES
 

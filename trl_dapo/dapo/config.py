@@ -6,74 +6,31 @@ toggles and fields never contradict each other after construction. What a toggle
 folder; what a batch of this config holds is in `batch_plan.py`.
 """
 
-import math
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
 from trl import GRPOConfig as HostConfig
 
 from ..grpo.config import GRPOConfig
-from ..grpo.recipe import GRPO, known_fields
+from ..grpo.recipe import NAIVE, known_fields
 from ..host.promotion import with_defaults
 from ..host.ranges import check_generation_fields
 from ..host.required import required
-from .overlong import default_soft_punish_cache
+from .checks import check_parameters, check_token_weights
+from .deviations import Deviations, deviations_of
+from .paper import PINNED, SCRIPT_WARMUP_ROLLOUTS, batch_fields, paper_fields
+from .rollout_size import paper_warmup_steps, settle_updates_per_rollout
+from .toggles import GOVERNED, PROMPT_SWITCHES, RELIANT, TOGGLES, settle_toggles, toggles_beside
+from .told import changes_since, inert_toggles, is_set
 
 
-# In the order of the paper's Table 1, in which each row adds one of them
-TOGGLES = (
-    "overlong_filtering",
-    "clip_higher",
-    "soft_overlong_punishment",
-    "token_level_loss",
-    "dynamic_sampling",
+# Names of the configs of the ladder: each adds one part to the one before. The paper's Table 1 calls the first "naive
+# GRPO"; here that name means the published GRPO, with its KL term
+LADDER = (
+    "GRPO without KL",
+    *("+ " + toggle.replace("_", " ").replace("clip higher", "clip-higher") for toggle in TOGGLES),
 )
-
-# The field of TRL that a toggle sets, if there is one
-GOVERNED = {
-    "overlong_filtering": "mask_truncated_completions",
-    "clip_higher": "epsilon_high",
-    "token_level_loss": "loss_type",
-}
-
-# Switches of dynamic sampling that decide which prompts are generated
-PROMPT_SWITCHES = ("skip_degenerate", "skip_solved_above", "prompt_selection")
-
-# Parameters that are refused while their toggle is off, since nothing would read them
-RELIANT = {
-    "dynamic_sampling": (*PROMPT_SWITCHES, "surplus", "surplus_max_age"),
-    "token_level_loss": ("token_level_scope",),
-}
-
-# Allowed values of fields that are plain strings to TRL's parser: a misspelt one is caught here
-CHOICES = {
-    "dynamic_sampling_on_exhaustion": ("fill", "raise"),
-    "skip_degenerate": (None, "greso"),
-    "prompt_selection": (None, "thompson"),
-    "surplus": ("discard", "carry"),
-    "token_level_scope": ("batch", "prompt"),
-}
-
-# Losses that are a sum over tokens divided by one number for the whole rollout. Only these can be weighted by token
-TOKEN_SUM_LOSSES = ("dapo", "cispo")
-
-# What all rows of the paper's Table 1 have in common; the toggles set the rest
-PINNED = {name: value for name, value in known_fields(GRPO).items() if name not in GOVERNED.values()} | {"beta": 0.0}
-
-# Names of the rows of the paper's Table 1; each adds one toggle to the row before
-LADDER = ("naive GRPO", *("+ " + toggle.replace("_", " ").replace("clip higher", "clip-higher") for toggle in TOGGLES))
-
-# TRL's loss types by how they weight tokens: all alike, or averaged within their completion first
-TOKEN_LEVEL_LOSSES = ("dapo", "bnpo", "dr_grpo", "cispo", "vespo")
-SEQUENCE_LEVEL_LOSSES = ("grpo", "sapo", "luspo")
-UNCLIPPED_LOSSES = ("sapo", "vespo")
-
-PAPER_EPSILON_HIGH = 0.28  # §4.1
-PAPER_WARMUP_ROLLOUTS = 20  # §4.1
-# The paper's 16 would make a rollout four times as large. With 1, the importance ratio is always 1 and clip-higher has
-# no effect
-DEFAULT_UPDATES_PER_ROLLOUT = 4
 
 
 @dataclass
@@ -108,8 +65,11 @@ class DAPOConfig(GRPOConfig):
         soft_punish_cache (`int`, *optional*):
             Width in tokens of the penalised band below `max_completion_length`. Defaults to the paper's share of it,
             4096 of 20480 (§4.1).
-        overlong_penalty_factor (`float`, *optional*, defaults to `1.0`):
-            Weight of the length penalty, which is 0 to -1: the reward is `R + overlong_penalty_factor * penalty`.
+        overlong_penalty_factor (`float`, *optional*):
+            Weight of the length penalty, which is 0 to -1: the reward is `R + overlong_penalty_factor * penalty`. By
+            default half of the distance between a wrong and a right answer, as in the paper (rewards of +1 and -1 and
+            a penalty down to -1, Eq. 7 and 13). The distance is what the reward functions declare (`reward_range`),
+            else the range of the raw metric in the first rollout in which it varies; until then no penalty is paid.
         max_refill_rounds (`int`, *optional*, defaults to `10`):
             Most generation rounds after the first, per rollout. With `0`, degenerate groups are left out of the loss
             and not replaced.
@@ -207,7 +167,10 @@ class DAPOConfig(GRPOConfig):
         default=None,
         metadata={"help": "Width in tokens of the penalised band. A fifth of max_completion_length by default."},
     )
-    overlong_penalty_factor: float = field(default=1.0, metadata={"help": "Weight of the length penalty."})
+    overlong_penalty_factor: float | None = field(
+        default=None,
+        metadata={"help": "Weight of the length penalty. Half of what a right answer is worth by default."},
+    )
     max_refill_rounds: int = field(
         default=10, metadata={"help": "Generation rounds after the first, per rollout. 0: filter without refill."}
     )
@@ -271,28 +234,93 @@ class DAPOConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         # First, because the host derives the generation batch from `steps_per_generation`
-        self._settle_updates_per_rollout()
+        settle_updates_per_rollout(self)
         # The host accepts no `None`, and the paper's warm-up can only be counted once the host has set the batch sizes
         warmup_steps, self.warmup_steps = self.warmup_steps, self.warmup_steps or 0
         super().__post_init__()
         if warmup_steps is None:
-            self.warmup_steps = self._paper_warmup_steps()
-        self._settle_toggles()
-        self._check_parameters()
+            self.warmup_steps = paper_warmup_steps(self)
+        settle_toggles(self)
+        check_parameters(self)
+        self.check_update_phase()
 
     @classmethod
     def naive_grpo(cls, *args: Any, **kwargs: Any) -> Self:
-        """Returns a config with all five toggles off: the first row of the paper's Table 1."""
+        """
+        Returns naive GRPO for [`DAPOTrainer`]: [`GRPOConfig.naive`], field by field, with all five toggles off.
+
+        It has a KL term, a constant learning rate without warm-up and one update per rollout, as published, so it
+        differs from DAPO in more than the toggles. For one change at a time, see [`DAPOConfig.ladder_start`].
+        """
+        recipe = {name: value for name, value in known_fields(NAIVE).items() if name not in GOVERNED.values()}
+        values: dict[str, Any] = {**recipe, **dict.fromkeys(TOGGLES, False), **kwargs}
+        if values.get("steps_per_generation") is None and values.get("generation_batch_size") is None:
+            values = {"updates_per_rollout": 1, **values}
+        return cls(*args, **values)
+
+    @classmethod
+    def ladder_start(cls, *args: Any, **kwargs: Any) -> Self:
+        """
+        Returns the config that the ladder starts from: GRPO without KL, with all five toggles off, else DAPO's
+        defaults.
+
+        Schedule, updates per rollout and `beta=0` are DAPO's, so that whatever is compared with it differs in its
+        parts alone.
+        """
         values: dict[str, Any] = {**PINNED, **dict.fromkeys(TOGGLES, False), **kwargs}
         return cls(*args, **values)
 
     @classmethod
+    def paper(cls, output_dir: str = "trainer_output", *, script: bool = False, **kwargs: Any) -> Self:
+        """
+        Returns the paper's run: its hyper-parameters (§4.1), all five parts, and its batches on the processes at hand.
+
+        512 prompts of 16 completions per rollout, 16 updates, a learning rate of 1e-6 that is constant after 20
+        rollouts of linear warm-up, 16,384 + 4,096 tokens, a clip range of 0.8 to 1.28, no KL, AdamW, and completions
+        sampled from the policy as it is. `per_device_train_batch_size` and `gradient_accumulation_steps` follow from
+        the number of processes; you can set either.
+
+        Overlong filtering is on, since the last row of the paper's Table 1 contains it. The authors' recipe says
+        that most of the paper's experiments, the best one among them, were run without it: that is `script=True`, or
+        `overlong_filtering=False`.
+
+        The rewards have to be -1 and +1 (Eq. 7), which no config knows: `overlong_penalty_factor` is 1 for them.
+        The paper evaluates with avg@32 at temperature 1.0 and top_p 0.7. What differs even so is in
+        [`DAPOConfig.deviations`].
+
+        Args:
+            output_dir (`str`, *optional*, defaults to `"trainer_output"`):
+                Where checkpoints go.
+            script (`bool`, *optional*, defaults to `False`):
+                Follow the script that the authors published instead, where it says something else than the paper or
+                the paper is silent: no overlong filtering, 10 rollouts of warm-up, a mean over the tokens of the batch
+                and not of each group, at most 10 batches of 1536 prompts per rollout and then an error, a weight decay
+                of 0.1, gradients clipped at 1.0, a dual clip of 10 (TRL's `delta`).
+            kwargs:
+                Fields that win over the paper's. `generation_batch_size` is the number of completions per rollout.
+
+        Raises:
+            `ValueError`: If an update's 512 completions cannot be dealt to the processes equally.
+        """
+        values = paper_fields(script, kwargs)
+        # How many processes there are is known once a config is made, of whatever batch size
+        sizes = {"per_device_train_batch_size": values["num_generations"], "gradient_accumulation_steps": 1}
+        probe: dict[str, Any] = {**values, **sizes, "eval_strategy": "no", "generation_batch_size": None}
+        sizes = batch_fields(kwargs, cls(output_dir, **probe).world_size)
+        whole: dict[str, Any] = {**values, **sizes, "generation_batch_size": None}
+        config = cls(output_dir, **whole)
+        if script and kwargs.get("warmup_steps") is None:
+            config.warmup_steps = paper_warmup_steps(config, SCRIPT_WARMUP_ROLLOUTS)
+        return config
+
+    @classmethod
     def ladder(cls, output_dir: str = "trainer_output", **kwargs: Any) -> list[Self]:
         """
-        Returns the six configs of the paper's Table 1, from naive GRPO to DAPO. Each adds one toggle.
+        Returns the six configs of the paper's Table 1, from GRPO without KL to DAPO. Each adds one toggle.
 
-        [`LADDER`] has the names of the rows. Each config has its own folder under `output_dir`. Parameters of a part
-        that is off in a row are left out of that row.
+        [`LADDER`] has the names of the rows. The first is [`DAPOConfig.ladder_start`], not
+        [`DAPOConfig.naive_grpo`], from which the second would differ in the KL term too. Each config has its own
+        folder under `output_dir`. Parameters of a part that is off in a row are left out of that row.
         """
         given = [toggle for toggle in TOGGLES if toggle in kwargs]
         if given:
@@ -320,22 +348,23 @@ class DAPOConfig(GRPOConfig):
         promoted = with_defaults(config, cls)
         promoted.__dict__.update(toggles_beside(vars(config)))
         for name in GOVERNED.values():
-            if not _is_set(config, name):
+            if not is_set(config, name):
                 setattr(promoted, name, None)
         for name, value in (("disable_dropout", True), ("use_bias_correction_kl", False)):
-            if not _is_set(config, name):
+            if not is_set(config, name):
                 setattr(promoted, name, value)
         # The user chose the size of the rollout to fit the memory at hand
         promoted.updates_per_rollout = max(
             1, required(config.steps_per_generation) // config.gradient_accumulation_steps
         )
-        if not _is_set(config, "lr_scheduler_type"):
+        if not is_set(config, "lr_scheduler_type"):
             promoted.lr_scheduler_type = type(config.lr_scheduler_type)("constant_with_warmup")
-            if not _is_set(config, "warmup_steps"):
-                promoted.warmup_steps = promoted._paper_warmup_steps()
-        promoted._settle_toggles()
-        promoted._check_parameters()
-        return promoted, promoted._changes_since(config)
+            if not is_set(config, "warmup_steps"):
+                promoted.warmup_steps = paper_warmup_steps(promoted)
+        settle_toggles(promoted)
+        check_parameters(promoted)
+        promoted.check_update_phase()
+        return promoted, changes_since(promoted, config)
 
     def without(self, *toggles: str) -> Self:
         """Returns a copy with these toggles off, e.g. `config.without("clip_higher")`."""
@@ -352,7 +381,7 @@ class DAPOConfig(GRPOConfig):
                 setattr(copy, GOVERNED[toggle], None)
             for name in RELIANT.get(toggle, ()):
                 setattr(copy, name, next(own.default for own in fields(cls) if own.name == name))
-        copy._settle_toggles()
+        settle_toggles(copy)
         return copy
 
     @property
@@ -384,222 +413,19 @@ class DAPOConfig(GRPOConfig):
 
     def inert_parts(self) -> list[str]:
         """Returns one line for each part that is on but cannot have the effect that its name promises."""
-        lines = super().inert_parts()
-        if self.clip_higher and self.loss_type in UNCLIPPED_LOSSES:
-            lines.append(f"`clip_higher` has no effect: loss_type={self.loss_type!r} does not clip.")
-        elif self.clip_higher and self.updates_between_generations <= 1:
-            lines.append(
-                "`clip_higher` has no effect: with one optimizer update per rollout the importance ratio is always 1. "
-                f"Raise `steps_per_generation` ({self.steps_per_generation}) to a multiple of "
-                f"`gradient_accumulation_steps` ({self.gradient_accumulation_steps}): "
-                f"{16 * self.gradient_accumulation_steps} is the paper's 16 updates per rollout."
-            )
-        if self.soft_overlong_punishment and required(self.soft_punish_cache) >= required(self.max_completion_length):
-            lines.append(
-                f"`soft_overlong_punishment` is not soft: soft_punish_cache={self.soft_punish_cache} is not below "
-                f"max_completion_length={self.max_completion_length}, so every token of every completion is "
-                "penalised."
-            )
-        if 0 < self.max_steps < 2 * required(self.warmup_steps):
-            lines.append(
-                f"Warm-up takes {self.warmup_steps:g} of {self.max_steps} optimizer steps. Lower `warmup_steps` "
-                "(by default the paper's 20 rollouts)."
-            )
-        return lines
-
-    def _settle_updates_per_rollout(self) -> None:
-        # Before the host's own checks, which fill in the field that the user left out
-        asked = self.updates_per_rollout
-        if asked is not None and asked < 1:
-            raise ValueError(f"`updates_per_rollout` must be at least 1, got {asked}.")
-        chosen = "steps_per_generation" if self.steps_per_generation is not None else "generation_batch_size"
-        if getattr(self, chosen) is None:
-            self.updates_per_rollout = DEFAULT_UPDATES_PER_ROLLOUT if asked is None else asked
-            self.steps_per_generation = self.updates_per_rollout * self.gradient_accumulation_steps
-        elif asked is not None:
-            raise ValueError(
-                f"`updates_per_rollout` ({asked}) and `{chosen}` ({getattr(self, chosen)}) both set the size of a "
-                "rollout. Leave one of them out."
-            )
-
-    def _paper_warmup_steps(self) -> int:
-        return int(PAPER_WARMUP_ROLLOUTS * max(1.0, self.updates_between_generations))
-
-    def _settle_toggles(self) -> None:
-        self._settle_overlong_filtering()
-        self._settle_clip_higher()
-        self._settle_token_level_loss()
-        if self.soft_punish_cache is None and self.max_completion_length is not None:
-            self.soft_punish_cache = default_soft_punish_cache(self.max_completion_length)
-        if self.updates_per_rollout is None:
-            self.updates_per_rollout = max(1, required(self.steps_per_generation) // self.gradient_accumulation_steps)
-
-    def _settle_overlong_filtering(self) -> None:
-        if self.mask_truncated_completions is None:
-            self.mask_truncated_completions = self.overlong_filtering
-        if self.mask_truncated_completions != self.overlong_filtering:
-            raise ValueError(
-                f"overlong_filtering={self.overlong_filtering} contradicts "
-                f"mask_truncated_completions={self.mask_truncated_completions}. Leave `mask_truncated_completions` "
-                "out; the toggle sets it."
-            )
-
-    def _settle_clip_higher(self) -> None:
-        if self.epsilon_high is None and self.clip_higher:
-            if self.loss_type == "cispo":
-                raise ValueError(
-                    "clip_higher=True with loss_type='cispo' needs an explicit `epsilon_high`: CISPO reads it as the "
-                    "cap of the importance ratio itself, for which TRL recommends 5.0. Set `epsilon_high`, or "
-                    "clip_higher=False."
-                )
-            self.epsilon_high = PAPER_EPSILON_HIGH
-        if self.clip_higher and not required(self.epsilon_high) > self.epsilon:
-            raise ValueError(
-                f"clip_higher=True contradicts epsilon_high={self.epsilon_high}, which is not above "
-                f"epsilon={self.epsilon}. Raise `epsilon_high` or set clip_higher=False."
-            )
-        # CISPO always needs `epsilon_high`, as the cap of the ratio, so there it does not mean clip-higher
-        raised = self.epsilon_high is not None and self.epsilon_high > self.epsilon
-        if not self.clip_higher and raised and self.loss_type != "cispo":
-            raise ValueError(
-                f"clip_higher=False contradicts epsilon_high={self.epsilon_high}, which is above "
-                f"epsilon={self.epsilon}. Leave `epsilon_high` out or set clip_higher=True."
-            )
-
-    def _settle_token_level_loss(self) -> None:
-        if self.loss_type is None:
-            self.loss_type = "dapo" if self.token_level_loss else "grpo"
-        known = TOKEN_LEVEL_LOSSES + SEQUENCE_LEVEL_LOSSES
-        if self.loss_type not in known:
-            raise ValueError(f"`loss_type` must be one of {list(known)}, got {self.loss_type!r}.")
-        agreeing = TOKEN_LEVEL_LOSSES if self.token_level_loss else SEQUENCE_LEVEL_LOSSES
-        if self.loss_type not in agreeing:
-            raise ValueError(
-                f"token_level_loss={self.token_level_loss} contradicts loss_type={self.loss_type!r}. Set "
-                f"token_level_loss={not self.token_level_loss}, leave `loss_type` out, or choose one of "
-                f"{list(agreeing)}."
-            )
-
-    def _check_parameters(self) -> None:
-        if self.soft_overlong_punishment and self.max_completion_length is None:
-            raise ValueError(
-                "soft_overlong_punishment=True is measured from a maximum length, but max_completion_length=None. "
-                "Set `max_completion_length`, or soft_overlong_punishment=False."
-            )
-        if self.soft_punish_cache is not None and self.soft_punish_cache < 1:
-            raise ValueError(
-                f"`soft_punish_cache` must be at least 1 token, got {self.soft_punish_cache}. To have no length "
-                "penalty set soft_overlong_punishment=False."
-            )
-        for name in ("overlong_penalty_factor", "max_refill_rounds", "dynamic_sampling_tolerance"):
-            if not getattr(self, name) >= 0:  # also true for NaN
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        if not math.isfinite(self.overlong_penalty_factor):
-            raise ValueError(f"`overlong_penalty_factor` must be finite, got {self.overlong_penalty_factor}.")
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                listed = " or ".join(repr(value) for value in allowed)
-                raise ValueError(f"`{name}` must be {listed}, got {getattr(self, name)!r}.")
-        if self.dynamic_sampling_on_exhaustion == "raise" and self.max_refill_rounds == 0:
-            raise ValueError(
-                "max_refill_rounds=0 contradicts dynamic_sampling_on_exhaustion='raise': without refills, the first "
-                "degenerate group would end the run. Set 'fill', or allow refills."
-            )
-
-        self._check_prompt_switches()
-        if self.token_level_scope == "prompt":
-            self.check_token_weights("token_level_scope='prompt'")
-        self.check_update_phase()
-
-    def _check_prompt_switches(self) -> None:
-        if not self.max_round_batches >= 1:
-            raise ValueError(f"`max_round_batches` must be at least 1, got {self.max_round_batches}.")
-        if self.skip_solved_above is not None and not 0 < self.skip_solved_above <= 1:
-            raise ValueError(f"`skip_solved_above` must be above 0 and at most 1, got {self.skip_solved_above}.")
-        if self.surplus_max_age is not None and self.surplus_max_age < self.updates_between_generations:
-            raise ValueError(
-                f"surplus_max_age={self.surplus_max_age} is below the {self.updates_between_generations:g} updates "
-                "between two rollouts, so no group could be carried. Raise it, set surplus='discard', or lower "
-                "the updates per rollout."
-            )
-        if self.surplus_max_age is not None and self.surplus != "carry":
-            raise ValueError(
-                f"surplus_max_age={self.surplus_max_age} says how long surplus groups are carried, and "
-                f"surplus={self.surplus!r} carries none. Set surplus='carry', or leave `surplus_max_age` out."
-            )
-        switched = [name for name in PROMPT_SWITCHES if getattr(self, name) is not None]
-        switched += ["surplus"] if self.surplus == "carry" else []
-        if switched and not self.dynamic_sampling:
-            raise ValueError(
-                f"{switched[0]}={getattr(self, switched[0])!r} is a switch of dynamic sampling, and "
-                f"dynamic_sampling=False. Leave `{switched[0]}` out, or set dynamic_sampling=True."
-            )
+        return super().inert_parts() + inert_toggles(self)
 
     def check_token_weights(self, name: str) -> None:
         """Raises `ValueError` if the loss cannot be weighted by token; `name` is the option that asks for weights."""
-        if self.loss_type not in TOKEN_SUM_LOSSES:
-            raise ValueError(
-                f"`{name}` needs a loss_type among {list(TOKEN_SUM_LOSSES)}, which are a sum over tokens divided by "
-                f"one number, and loss_type={self.loss_type!r} is not. Set one of them, or leave `{name}` out."
-            )
-        if self.beta != 0:
-            raise ValueError(
-                f"`{name}` weights the tokens of the policy's loss, and the KL penalty of beta={self.beta} would keep "
-                f"weights of its own. Set beta=0, or leave `{name}` out."
-            )
+        check_token_weights(self, name)
 
-    def _changes_since(self, config: HostConfig) -> list[str]:
-        # Without `beta` there is no KL term to be weighted
-        silent = set() if self.beta else {"use_bias_correction_kl"}
-        names = [own.name for own in fields(HostConfig) if own.name not in silent]
-        changed = [name for name in names if getattr(config, name) != getattr(self, name)]
-        lines = [f"{name}: {_plain(getattr(config, name))} -> {_plain(getattr(self, name))}" for name in changed]
-        if changed:
-            lines.append(
-                f"A value that equals TRL's default cannot be told from one that was not set: if you chose one of "
-                f"{', '.join(changed)}, give a DAPOConfig with it instead of the GRPOConfig."
-            )
-        if self._clips and ("epsilon_high" in changed or _is_set(config, "epsilon")):
-            high = self.epsilon if self.epsilon_high is None else self.epsilon_high
-            lines.append(f"clip range of the importance ratio: {1 - self.epsilon:g} to {1 + high:g}")
-        return lines + [f"{toggle}: {self._state_of(toggle)}" for toggle in TOGGLES]
+    def deviations(self) -> Deviations:
+        """
+        Returns what this config does otherwise than the paper: a list of rows that `print` shows as lines and rich as
+        a table.
 
-    @property
-    def _clips(self) -> bool:
-        return self.loss_type not in (*UNCLIPPED_LOSSES, "cispo")
-
-    def _state_of(self, toggle: str) -> str:
-        if not getattr(self, toggle):
-            return "off"
-        inert = any(line.startswith(f"`{toggle}` has no effect") for line in self.inert_parts())
-        return "without effect here, see below" if inert else "on"
-
-
-def toggles_beside(values: dict[str, Any]) -> dict[str, bool]:
-    """
-    Returns the toggles that agree with TRL's fields as the user has set them.
-
-    Args:
-        values (`dict[str, Any]`):
-            Values of [`~trl.GRPOConfig`]'s fields by name. A field that is missing or has TRL's default agrees with
-            every toggle.
-    """
-    epsilon_high, epsilon = values.get("epsilon_high"), values.get("epsilon", 0.2)
-    loss_type = values.get("loss_type")
-    raised = (PAPER_EPSILON_HIGH if epsilon_high is None else epsilon_high) > epsilon
-    return {
-        "overlong_filtering": True,
-        "clip_higher": raised and not (loss_type == "cispo" and epsilon_high is None),
-        "soft_overlong_punishment": True,
-        "token_level_loss": loss_type not in SEQUENCE_LEVEL_LOSSES,
-        "dynamic_sampling": True,
-    }
-
-
-def _is_set(config: HostConfig, name: str) -> bool:
-    default = next(own.default for own in fields(HostConfig) if own.name == name)
-    return default is MISSING or getattr(config, name) != default
-
-
-def _plain(value: Any) -> Any:
-    return getattr(value, "value", value)
+        Effective values count: prompts per rollout and not the batch fields, a warm-up in rollouts, vLLM's correction
+        where vLLM generates. Where the paper is silent, a value is held against the authors' script. What no config
+        knows, as rewards, data and model, has no row.
+        """
+        return deviations_of(self)

@@ -1,8 +1,9 @@
 """
 Where the length penalty enters the reward: as one more reward column, behind those of the user's functions.
 
-It is TRL's own soft overlong punishment, so that TRL logs it. What TRL checks, counts or warns of are the user's
-functions, and evaluation reports the reward as the user defined it.
+It is TRL's own soft overlong punishment, which TRL logs. Its factor is the last of the trainer's `reward_weights`,
+which TRL reads when it makes advantages: rows of all rounds, and those carried over, have the same. What TRL checks,
+counts or warns of are the user's functions, and evaluation reports the reward as the user defined it.
 """
 
 from typing import Any
@@ -14,7 +15,9 @@ from accelerate.utils import gather
 from ..host.required import required
 from .config import DAPOConfig
 from .overlong import length_penalty_function
+from .penalty_scale import PenaltyScale
 from .raw_metric import PENALTY_NAME, penalty_columns
+from .worth import Worth
 
 
 logger = get_logger(__name__)
@@ -28,14 +31,44 @@ class LengthPenalty:
     The reward column of the length penalty (DAPO paper, Eq. 13).
 
     Args:
-        max_completion_length (`int`):
-            Longest completion in tokens.
-        soft_punish_cache (`int`):
-            Width in tokens of the penalised band below it.
+        trainer ([`~host.seams.Seams`]):
+            Whose last entry of `reward_weights` is the factor.
+        args ([`DAPOConfig`]):
+            Its `soft_punish_cache`.
+        scale ([`PenaltyScale`]):
+            What the factor is.
     """
 
-    def __init__(self, max_completion_length: int, soft_punish_cache: int) -> None:
-        self.function = length_penalty_function(max_completion_length, soft_punish_cache)
+    def __init__(self, trainer: Any, args: DAPOConfig, scale: PenaltyScale) -> None:
+        self._trainer, self._scale = trainer, scale
+        self.function = length_penalty_function(trainer.max_completion_length, required(args.soft_punish_cache))
+
+    @property
+    def factor(self) -> float | None:
+        """What a completion of full length pays; `None` as long as it is not known, when it pays nothing."""
+        return self._scale.factor
+
+    def learn(self, rewards: torch.Tensor) -> None:
+        """Takes the factor from the rewards of a rollout, shape `(rows, functions)`, where it is not known yet."""
+        self._scale.learn(rewards, self._trainer.state.global_step)
+        self.weigh()
+
+    def forget(self) -> None:
+        """Forgets a factor that an earlier run took from a rollout."""
+        self._scale.forget()
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Gives the trainer the factor, unless the user has set it."""
+        if not self._scale.is_set:
+            self._trainer.reward_weights[-1] = self.factor or 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._scale.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        self._scale.load_state_dict(state)
+        self.weigh()
 
     def column(self, rewards: torch.Tensor, completion_ids: list[list[int]], training: bool) -> torch.Tensor:
         """
@@ -70,9 +103,12 @@ def add_length_penalty(trainer: Any, args: DAPOConfig) -> LengthPenalty | None:
             "sampling does not look at yours. Its widths and weight stay as you gave them."
         )
         return None
-    penalty = LengthPenalty(trainer.max_completion_length, required(args.soft_punish_cache))
+    # What a right answer is worth, the user's functions say, so before the penalty is one of them
+    names, functions = [*trainer.reward_func_names, PENALTY_NAME], trainer.reward_funcs
+    scale = PenaltyScale(Worth(names, functions, trainer.reward_weights, args), args)
+    penalty = LengthPenalty(trainer, args, scale)
     # New lists: the host's are those that the user passed
     for name, entry in zip(LISTS, (penalty.function, PENALTY_NAME, None), strict=True):
         setattr(trainer, name, [*getattr(trainer, name), entry])
-    trainer.reward_weights = torch.cat([trainer.reward_weights, torch.tensor([args.overlong_penalty_factor])])
+    trainer.reward_weights = torch.cat([trainer.reward_weights, torch.tensor([scale.factor or 0.0])])
     return penalty

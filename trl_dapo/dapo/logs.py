@@ -8,7 +8,7 @@ import torch
 
 from .metrics import Generated, Trained, length_metrics, rollout_metrics
 from .sampling.candidates import Candidates
-from .sampling.groups import Selection, Verdicts
+from .sampling.groups import Selection, Verdicts, judge_groups
 from .sampling.rollouts import weighted_means
 
 
@@ -43,7 +43,9 @@ def group_metrics(
     candidates: Candidates,
     selection: Selection,
     metric_B: torch.Tensor,
+    shaped_B: torch.Tensor,
     length_penalty_columns: list[int],
+    tolerance: float,
     updates_per_rollout: float,
     step: int,
 ) -> dict[str, float]:
@@ -57,8 +59,12 @@ def group_metrics(
             The groups that are trained on.
         metric_B (`torch.Tensor`):
             Raw metric of the candidates, shape `(B,)`, including those carried over from an earlier rollout.
+        shaped_B (`torch.Tensor`):
+            Their [`~dead_groups.shaped_rewards`], shape `(B,)`.
         length_penalty_columns (`list[int]`):
             Reward columns that hold length penalties.
+        tolerance (`float`):
+            Largest range of a group that counts as constant.
         updates_per_rollout (`float`):
             Optimizer updates until the next rollout.
         step (`int`):
@@ -66,6 +72,8 @@ def group_metrics(
     """
     rewards = candidates.column("rewards")[candidates.row_numbers(selection.groups)]
     informative, carried = candidates.informative, candidates.carried_groups
+    shaped_PG = shaped_B.view(-1, candidates.num_generations)
+    alive = judge_groups(shaped_PG, torch.ones_like(shaped_PG, dtype=torch.bool), tolerance).informative_P.tolist()
     ages = step - candidates.column("steps")[:: candidates.num_generations]
     verdicts = candidates.verdicts
     generated = Generated(
@@ -79,6 +87,7 @@ def group_metrics(
     )
     trained = Trained(
         informative_groups=sum(informative[group] for group in selection.groups),
+        dead_groups=sum(informative[group] and not alive[group] for group in selection.groups),
         surplus_groups=len(candidates.surplus(selection)),
         ages_of_carried_P=ages[[group for group in selection.groups if group < carried]],
         exhausted=any(selection.filler),

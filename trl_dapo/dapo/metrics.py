@@ -29,12 +29,14 @@ class Trained:
     """
     The final batch, and the informative groups that did not fit in.
 
+    `dead_groups` are those of the informative groups whose shaped reward is constant.
     `length_penalties_B` has shape `(B,)` and values from -1 to 0, NaN for a row that was not scored.
     `ages_of_carried_P` holds, for each group carried over from an earlier rollout, the optimizer updates since it was
     generated.
     """
 
     informative_groups: int
+    dead_groups: int
     surplus_groups: int
     ages_of_carried_P: torch.Tensor
     exhausted: bool
@@ -58,6 +60,7 @@ def rollout_metrics(generated: Generated, trained: Trained) -> dict[str, float]:
         "dapo/refill_rounds": float(generated.refill_rounds),
         "dapo/groups_generated": float(groups),
         "dapo/groups_kept": float(trained.informative_groups),
+        "dapo/dead_groups": trained.dead_groups / max(trained.informative_groups, 1),
         "dapo/surplus_groups": float(trained.surplus_groups),
         "dapo/carried_groups": float(len(trained.ages_of_carried_P)),
         "dapo/carried_age": _mean(trained.ages_of_carried_P),

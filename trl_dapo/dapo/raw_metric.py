@@ -50,6 +50,11 @@ def penalty_columns(names: list[str]) -> list[int]:
     return [column for column, name in enumerate(names) if name == PENALTY_NAME]
 
 
+def answer_columns(names: list[str]) -> list[int]:
+    """Returns the columns that are not soft overlong punishments."""
+    return [column for column, name in enumerate(names) if name != PENALTY_NAME]
+
+
 def metric_columns(names: list[str], args: "DAPOConfig") -> list[int]:
     """
     Returns the columns that make up the raw metric: the one that `dynamic_sampling_metric` names, else all but length
@@ -78,7 +83,7 @@ def metric_columns(names: list[str], args: "DAPOConfig") -> list[int]:
                 "right. Name another reward function."
             )
         return [names.index(wanted)]
-    columns = [column for column in range(len(names)) if names[column] != PENALTY_NAME]
+    columns = answer_columns(names)
     if not columns and args.dynamic_sampling:
         raise ValueError(
             f"dynamic_sampling=True has nothing to look at: the reward functions {names} are length penalties only. "

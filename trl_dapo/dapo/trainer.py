@@ -23,7 +23,8 @@ from ..host.foreign import check_config
 from ..host.required import required
 from ..host.resume import Parts
 from . import logs
-from .config import PROMPT_SWITCHES, TOGGLES, DAPOConfig
+from .config import DAPOConfig
+from .dead_groups import DeadGroupsWarning, shaped_rewards
 from .length_penalty import LISTS, LengthPenalty, add_length_penalty
 from .raw_metric import PENALTY_NAME, RawMetric, penalty_columns
 from .sampling.candidates import Candidates
@@ -33,6 +34,7 @@ from .sampling.prompts import PromptStream
 from .sampling.rounds import Rounds
 from .sampling.sampler import DynamicSampler
 from .sampling.tally import Tally
+from .toggles import PROMPT_SWITCHES, TOGGLES
 from .weighted_tokens import WeightedTokens
 
 
@@ -118,6 +120,7 @@ class DAPOTrainer(GRPOTrainer):
         self._prompts_differ = train_dataset is not None
         self._check_prompt_switches()
         self.length_penalty = add_length_penalty(self, self.args)
+        self._dead_groups = DeadGroupsWarning(self)
         self._raw_metric = RawMetric(self.reward_func_names, self.reward_weights, self.args)
         self._rounds = Rounds(self, super()._generate_and_score_completions)
         self._token_weights = WeightedTokens(token_importance_func, self.args.token_level_scope, self.num_generations)
@@ -150,6 +153,8 @@ class DAPOTrainer(GRPOTrainer):
     def rows_to_load(self, dataset: Any, description: str) -> Any:
         # Called once per `train`, which starts the dataset from its beginning
         required(self.sampler).restart(*self._open_stream())
+        if self.length_penalty is not None:
+            self.length_penalty.forget()
         if not self.args.dynamic_sampling or not isinstance(self.train_dataset, Dataset):
             return super().rows_to_load(dataset, description)
         # The stream serves the prompts; the loader only says how many batches a run has
@@ -186,13 +191,17 @@ class DAPOTrainer(GRPOTrainer):
     def shaped(self, rewards: torch.Tensor, completion_ids: list[list[int]]) -> torch.Tensor:
         if self.length_penalty is None:
             return rewards
+        if self.model.training and not self.args.dynamic_sampling:
+            # TRL makes advantages of these rewards next; otherwise all rounds of the rollout are waited for
+            self.length_penalty.learn(rewards)
         column = self.length_penalty.column(rewards, completion_ids, self.model.training)
         return torch.cat([rewards, column], dim=1)
 
     def shared_parts(self) -> Parts:
         sampler = required(self.sampler)
         own = {"prompts": sampler.stream, "history": sampler.history, "keep_rate": sampler.keep_rate}
-        return {**super().shared_parts(), **own, "tally": self.tally}
+        penalty = {} if self.length_penalty is None else {"length_penalty": self.length_penalty}
+        return {**super().shared_parts(), **own, "tally": self.tally, **penalty}
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -250,6 +259,8 @@ class DAPOTrainer(GRPOTrainer):
         """Lets dynamic sampling fill the batch, then lets the host score the kept rows once."""
         batch, surplus = sampler.settle(num_rows), sampler.surplus
         candidates, selection, rows = batch.candidates, batch.selection, batch.rows
+        if self.length_penalty is not None:
+            self.length_penalty.learn(candidates.column("rewards"))
         output = self._rounds.train_on(candidates, selection, rows)
         if self.args.surplus == "carry":
             output = surplus.with_behaviour_logps(output, rows, candidates.carried_groups)
@@ -278,16 +289,20 @@ class DAPOTrainer(GRPOTrainer):
     def _log_groups(self, candidates: Candidates, selection: Selection) -> None:
         rewards = candidates.column("rewards")
         self.tally.completions_generated += len(rewards[candidates.new_rows])
-        self._log_rollout(
-            logs.group_metrics(
-                candidates,
-                selection,
-                metric_B=self._raw_metric.of(rewards),
-                length_penalty_columns=penalty_columns(self.reward_func_names),
-                updates_per_rollout=self.args.updates_between_generations,
-                step=self.state.global_step,
-            )
+        metrics = logs.group_metrics(
+            candidates,
+            selection,
+            metric_B=self._raw_metric.of(rewards),
+            shaped_B=shaped_rewards(
+                rewards, self.reward_weights, self.num_generations, self.multi_objective_aggregation
+            ),
+            length_penalty_columns=penalty_columns(self.reward_func_names),
+            tolerance=self.args.dynamic_sampling_tolerance,
+            updates_per_rollout=self.args.updates_between_generations,
+            step=self.state.global_step,
         )
+        self._log_rollout(metrics)
+        self._dead_groups.tell(metrics["dapo/dead_groups"], rewards)
         self._log_rollout(self._prompt_metrics())
 
     def _prompt_metrics(self) -> dict[str, float]:

@@ -1,5 +1,5 @@
 """
-The demo: naive GRPO and DAPO on the arena, from the same warm start, on the same number of generated completions.
+The demo: GRPO without KL and DAPO on the arena, from the same warm start, on the same number of generated completions.
 
 In here: one training run (`run`), what it shows while it trains (`display`), and its table, plot and numbers
 (`report`). Not in here: the options of `trl-dapo demo`.

@@ -51,7 +51,8 @@ class Method:
     trainer: type[DAPOTrainer] = DAPOTrainer
 
 
-GRPO = Method("GRPO", DAPOConfig.naive_grpo)
+# Without the KL term that naive GRPO has: the two differ in DAPO's parts alone
+GRPO = Method("GRPO", DAPOConfig.ladder_start)
 DAPO = Method("DAPO", DAPOConfig)
 
 

@@ -14,7 +14,7 @@ from ..host.foreign import OwnConfig
 from ..host.ranges import check_generation_fields
 from ..qlora.precision import check_adapter_dtype
 from .generation_fields import check_counts, contradictions
-from .recipe import DEEPSEEKMATH, known_fields
+from .recipe import NAIVE, known_fields
 
 
 # The rows of an update can be dealt to micro-batches in any way if the loss is a sum over tokens divided by one number
@@ -99,16 +99,17 @@ class GRPOConfig(OwnConfig, trl.GRPOConfig):
     @staticmethod
     def naive(*args: Any, **kwargs: Any) -> "GRPOConfig":
         """
-        Returns the published baseline: GRPO as in the [DeepSeekMath paper](https://huggingface.co/papers/2402.03300).
+        Returns naive GRPO, the published baseline, as in the [DeepSeekMath
+        paper](https://huggingface.co/papers/2402.03300). [`DAPOConfig.naive_grpo`] is the same for [`DAPOTrainer`].
 
         The loss is a mean over each completion's tokens, then over the group (Eq. 3), clipped symmetrically, with one
         update per rollout. The KL coefficient of 0.04 is the paper's (§4.2), and the KL term (Eq. 4) is not multiplied
-        by the importance ratio, as TRL's is by default. The paper does not give epsilon; 0.2 is PPO's. Truncated
-        completions are trained on, a Mixture-of-Experts model has no auxiliary loss, and completions are sampled from
-        the policy as it is. Each field that the recipe fixes is set, whatever TRL's default. Other fields can be
-        given, and the ones above can be overridden.
+        by the importance ratio, as TRL's is by default. The paper does not give epsilon; 0.2 is PPO's. It gives one
+        learning rate, so there is no warm-up and no decay. Truncated completions are trained on, a Mixture-of-Experts
+        model has no auxiliary loss, and completions are sampled from the policy as it is. Each field that the recipe
+        fixes is set, whatever TRL's default. Other fields can be given, and the ones above can be overridden.
         """
-        return GRPOConfig(*args, **{**known_fields(DEEPSEEKMATH), **kwargs})
+        return GRPOConfig(*args, **{**known_fields(NAIVE), **kwargs})
 
     @property
     def compacts(self) -> bool:

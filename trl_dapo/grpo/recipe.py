@@ -46,6 +46,12 @@ GRPO = {
 # Eq. 3 of the DeepSeekMath paper, with the coefficient of its section 4.2
 DEEPSEEKMATH = {**GRPO, "loss_type": "grpo", "beta": 0.04, "router_aux_loss_coef": 0.0}
 
+# The paper gives one learning rate, without warm-up or decay
+SCHEDULE = {"lr_scheduler_type": "constant", "warmup_steps": 0}
+
+# Naive GRPO, whichever config says it
+NAIVE = {**DEEPSEEKMATH, **SCHEDULE}
+
 
 def known_fields(values: dict[str, Any]) -> dict[str, Any]:
     """Returns the values of the fields that the installed TRL has."""

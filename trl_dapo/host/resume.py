@@ -29,6 +29,9 @@ from .unfinished import only_unfinished, set_aside
 
 logger = get_logger(__name__)
 
+# Parts that a checkpoint of the present version may lack; they are then given `None`
+YOUNGER_PARTS = ("settings", "length_penalty")
+
 
 class Part(Protocol):
     """A part of a checkpoint."""
@@ -37,7 +40,7 @@ class Part(Protocol):
         """Returns what the part goes on from."""
 
     def load_state_dict(self, state: Any) -> None:
-        """Goes on from what [`~Part.state_dict`] returned."""
+        """Goes on from what [`~Part.state_dict`] returned; `None` where the checkpoint has no such part."""
 
 
 Parts = Mapping[str, Part]
@@ -182,7 +185,10 @@ def load_parts(folder: Path, accelerator: Any, shared: Parts, own: Parts) -> Non
     """
     state = read_state(folder)
     for name, part in shared.items():
-        if name != "settings" or name in state["parts"]:  # older checkpoints have none, and nothing to go on from
+        # Of older checkpoints, not all have these
+        if name in YOUNGER_PARTS:
+            part.load_state_dict(state["parts"].get(name))
+        else:
             part.load_state_dict(state["parts"][name])
     if state["processes"] != accelerator.num_processes:
         _check_other_layout(folder, state, accelerator.num_processes)

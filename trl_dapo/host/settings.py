@@ -29,10 +29,10 @@ class Settings:
     def state_dict(self) -> dict[str, Any]:
         return {name: _plain(getattr(self._args, name)) for name in self._names}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Says of each field in one line where this run differs from the one that saved the checkpoint."""
         for name, value in self.state_dict().items():
-            if name in state and state[name] != value:
+            if state is not None and name in state and state[name] != value:
                 remark = f" {self._remarks[name]}" if name in self._remarks else ""
                 logger.warning(f"{name} was {state[name]!r} in the checkpoint and is {value!r} from here on.{remark}")
 

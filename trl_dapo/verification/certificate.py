@@ -22,7 +22,7 @@ from .penalty_check import check_penalty
 from .probe import Limits, run_probe
 from .prompt_checks import check_prompts
 from .reward_checks import check_rewards
-from .reward_range import Range, declared_range, observed_range, range_of_answers
+from .reward_range import Range, declared_ends, observed_range, range_of_answers
 from .settings_checks import check_settings
 from .setup import Setup, sample_rows
 
@@ -156,9 +156,9 @@ def examine(
     with nullcontext() if trainer is None else probing.left_as_found(trainer, setup.functions):
         tell("settings, data and reward")
         findings = _without_model(setup)
-        metric = declared_range(setup) if setup.generates else None
+        metric = _range(setup) if setup.generates else None
         if trainer is None:
-            findings.append(check_penalty(setup, metric or _written_range(setup)))
+            findings += _made(check_penalty, "length_penalty", setup, metric)
             findings += [skipped(name, "the model was not loaded") for name in _names_with_model(setup)]
         else:
             findings += _with_model(trainer, setup, limits, metric, tell)
@@ -174,8 +174,12 @@ def _without_model(setup: Setup) -> list[Finding]:
     return findings
 
 
-def _written_range(setup: Setup) -> Range | None:
-    return range_of_answers(setup) if setup.generates else None
+def _range(setup: Setup) -> Range | None:
+    """Returns the range of the raw metric as it is declared, else over answers written by hand."""
+    with suppress(ValueError):  # a declaration that is none, which the penalty's check names
+        if (declared := declared_ends(setup)) is not None:
+            return declared
+    return range_of_answers(setup)
 
 
 def _with_model(trainer: Any, setup: Setup, limits: Limits, metric: Range | None, tell: Listener) -> list[Finding]:
@@ -187,25 +191,27 @@ def _with_model(trainer: Any, setup: Setup, limits: Limits, metric: Range | None
         if setup.kind == "reward":
             findings.append(preference_checks.check_head(trainer))
         return findings
-    penalty = check_penalty(setup, metric or _written_range(setup))
+    penalty = _made(check_penalty, "length_penalty", setup, metric)
     if why := probing.why_not_generated(trainer) or (None if setup.sample.rows else "there are no rows"):
         names = (model_checks.AGREEMENT, *probe_checks.NAMES)
-        return [*findings, penalty, *(skipped(name, why) for name in names)]
+        return [*findings, *penalty, *(skipped(name, why) for name in names)]
     tell("sampler and trainer")
     findings += _made(model_checks.check_agreement, model_checks.AGREEMENT, trainer, setup)
     tell(f"{limits.prompts} prompts with {limits.completions_of(setup.args)} completions each")
     return findings + _of_probe(trainer, setup, limits, metric, penalty)
 
 
-def _of_probe(trainer: Any, setup: Setup, limits: Limits, metric: Range | None, penalty: Finding) -> list[Finding]:
+def _of_probe(
+    trainer: Any, setup: Setup, limits: Limits, metric: Range | None, penalty: list[Finding]
+) -> list[Finding]:
     try:
         probe = run_probe(trainer, setup, limits)
     except Exception as error:
         others = [name for name in probe_checks.NAMES if name != probe_checks.RIGHT]
         crashed = _crashed(probe_checks.RIGHT, error)
-        return [penalty, crashed, *(skipped(name, f"see {probe_checks.RIGHT}") for name in others)]
-    metric = metric or _written_range(setup) or observed_range(probe.metric.tolist())
-    return [check_penalty(setup, metric), *probe_checks.check_probe(setup, probe, metric)]
+        return [*penalty, crashed, *(skipped(name, f"see {probe_checks.RIGHT}") for name in others)]
+    metric = metric or observed_range(probe.metric.tolist())
+    return [*_made(check_penalty, "length_penalty", setup, metric), *probe_checks.check_probe(setup, probe, metric)]
 
 
 def _made(check: Callable[..., Any], name: str, *args: Any) -> list[Finding]:

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 
-from ..dapo.raw_metric import PENALTY_NAME
 from ..dapo.sampling.groups import raw_metric
 from ..host import probing
 from .setup import Setup, spread
 
 
-# Rewards closer than this count as equal, as in dynamic sampling by default
-TOLERANCE = 1e-6
+# Rewards are float32, and of 1 this is the rounding
+SMALLEST = 1e-7
 
 
 @dataclass(frozen=True)
@@ -60,14 +59,16 @@ class Probe:
     Args:
         per_prompt (`int`):
             Completions of each prompt, n.
+        rewards (`torch.Tensor`):
+            What the reward functions gave, shape `(P * n, F)`; NaN where one does not apply.
         metric (`torch.Tensor`):
-            Raw metric; NaN where no function applies.
+            Raw metric.
         lengths (`torch.Tensor`):
             Tokens.
         cut (`torch.Tensor`):
             Whether a row has no end token.
         penalties (`torch.Tensor`, *optional*):
-            Length penalty, -1 to 0, where there is one.
+            Length penalty that the trainer adds, -1 to 0, where it adds one.
         limit (`int`, *optional*):
             Tokens after which the probe cut.
         run_limit (`int`, *optional*):
@@ -75,6 +76,7 @@ class Probe:
     """
 
     per_prompt: int
+    rewards: torch.Tensor
     metric: torch.Tensor
     lengths: torch.Tensor
     cut: torch.Tensor
@@ -87,10 +89,9 @@ class Probe:
         """Whether completions are cut earlier than in the run."""
         return self.limit is not None and (self.run_limit is None or self.limit < self.run_limit)
 
-    @property
-    def counts(self) -> list[tuple[int, ...]]:
-        """For each prompt, how many completions have each metric; those without one are left out."""
-        values = (self.metric / TOLERANCE).round()
+    def counts(self, tolerance: float) -> list[tuple[int, ...]]:
+        """Returns, for each prompt, how many completions have each metric; those without one are left out."""
+        values = (self.metric / max(tolerance, SMALLEST)).round()
         return [tuple(Counter(row[row.isfinite()].tolist()).values()) for row in values.view(-1, self.per_prompt)]
 
 
@@ -102,28 +103,22 @@ def run_probe(trainer: Any, setup: Setup, limits: Limits) -> Probe:
     torch.manual_seed(setup.args.seed)
     completions = probing.generate(trainer, [row["prompt"] for row in rows], each, limit)
     rewards = probing.rewards(trainer, rows, completions)
-    metric = raw_metric(
-        rewards[:, setup.metric_columns], torch.tensor([setup.weights[i] for i in setup.metric_columns])
-    )
-    if not setup.metric_columns:
-        metric = torch.full((len(rows),), torch.nan, dtype=torch.float64)
+    metric = raw_metric(rewards[:, setup.metric_columns], torch.tensor(setup.metric_weights))
     return Probe(
         each,
+        rewards,
         metric,
         torch.tensor([len(ids) for ids in completions.completion_ids]),
         torch.tensor(probing.is_cut(trainer, completions)),
-        _penalties(trainer, setup, rewards, completions),
+        _penalties(trainer, rewards, completions),
         limit,
         setup.args.max_completion_length,
     )
 
 
-def _penalties(
-    trainer: Any, setup: Setup, rewards: torch.Tensor, completions: probing.Completions
-) -> torch.Tensor | None:
-    if PENALTY_NAME in setup.names:
-        return rewards[:, setup.names.index(PENALTY_NAME)].double()
+def _penalties(trainer: Any, rewards: torch.Tensor, completions: probing.Completions) -> torch.Tensor | None:
     own = getattr(trainer, "length_penalty", None)
     if own is None:
         return None
-    return torch.tensor(own.function(completion_ids=completions.completion_ids), dtype=torch.float64)
+    penalties = torch.tensor(own.function(completion_ids=completions.completion_ids), dtype=torch.float64)
+    return penalties.masked_fill(rewards.isnan().all(dim=1), torch.nan)

@@ -3,14 +3,15 @@ What the probe says about the run: are completions finished, is any right, and i
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 
+from ..dapo.dead_groups import TOLD_ABOVE, shaped_rewards
+from ..dapo.raw_metric import PENALTY_NAME
 from .findings import Finding, skipped
 from .group_shares import ENOUGH, SIZES, choose_size, informative_share
-from .penalty_check import penalty_factor
-from .probe import TOLERANCE, Probe
+from .penalty_check import distance_of, penalty_factor
+from .probe import Probe
 from .reward_range import Range
 from .setup import Setup
 
@@ -22,8 +23,7 @@ NAMES = (TRUNCATION, RIGHT, GROUPS, DEAD)
 MANY_CUT, MOST_CUT = 0.1, 0.5
 # A recommended length is what this share of the finished completions needs
 NEEDED = 0.99
-# As `dapo/dead_groups` warns
-MANY_DEAD = 0.1
+MOST_DEAD = 0.5
 # As in the documentation of `dapo/frac_informative`: below, a batch costs ten times its size
 FEW_INFORMATIVE = 0.1
 
@@ -98,8 +98,9 @@ def _group_size(setup: Setup, probe: Probe) -> Finding:
     if not setup.has_groups:
         return skipped(GROUPS, f"{setup.kind} compares with a critic, not within groups")
     own = setup.args.num_generations
-    choice = choose_size(probe.counts)
-    share = sum(informative_share(counts, own) for counts in probe.counts) / len(probe.counts)
+    prompts = probe.counts(setup.tolerance)
+    choice = choose_size(prompts)
+    share = sum(informative_share(counts, own) for counts in prompts) / len(prompts)
     numbers = {f"share_{size}": choice.shares[size] for size in SIZES} | {
         f"share_{own}": share,
         "recommended": float(choice.recommended),
@@ -122,49 +123,46 @@ def _group_size(setup: Setup, probe: Probe) -> Finding:
     return Finding(GROUPS, "pass", f"{message}. A larger group adds little", numbers)
 
 
-@dataclass(frozen=True)
-class Dead:
-    """Groups that are informative on the raw metric, and those of them whose shaped rewards are all alike."""
-
-    informative: int
-    dead: int
-
-
-def count_dead(metric: torch.Tensor, penalties: torch.Tensor, factor: float, size: int) -> Dead:
+def informative_and_dead(metric: torch.Tensor, shaped: torch.Tensor, size: int, tolerance: float) -> tuple[int, int]:
     """
-    Returns how many informative groups have no advantage left after shaping.
+    Returns how many groups are informative, and how many of them have no advantage left after shaping.
 
     Args:
-        metric, penalties (`torch.Tensor`):
-            Raw metric, and length penalty from -1 to 0, of shape `(B,)`; rows of a group together.
-        factor (`float`):
-            Weight of the penalty.
+        metric, shaped (`torch.Tensor`):
+            Raw metric, and [`~dapo.dead_groups.shaped_rewards`], of shape `(B,)`; rows of a group together.
         size (`int`):
             Completions of a group, a divisor of B.
+        tolerance (`float`):
+            Largest range that still counts as constant.
     """
-    raw_PG, shaped_PG = metric.view(-1, size), (metric + factor * penalties).view(-1, size)
-    varied = _range(raw_PG) > TOLERANCE
-    return Dead(int(varied.sum()), int((varied & (_range(shaped_PG) <= TOLERANCE)).sum()))
+    varied = _range(metric.view(-1, size)) > tolerance
+    return int(varied.sum()), int((varied & (_range(shaped.view(-1, size)) <= tolerance)).sum())
 
 
 def _dead(setup: Setup, probe: Probe, metric: Range | None) -> Finding:
-    factor = None if probe.penalties is None else penalty_factor(setup, None if metric is None else metric.distance)
-    if not setup.has_groups or probe.penalties is None or factor is None:
-        return skipped(DEAD, "no length penalty shapes the reward, or its scale is not known")
-    if not (probe.penalties < 0).any() and probe.is_shortened:
-        return skipped(DEAD, f"no completion of the probe is long enough to be penalised, of {probe.limit} tokens")
+    if not setup.has_groups or not (probe.penalties is not None or PENALTY_NAME in setup.names):
+        return skipped(DEAD, "no length penalty shapes the reward")
+    rewards, weights = probe.rewards.double(), setup.weights
+    if probe.penalties is not None:
+        factor = penalty_factor(setup, distance_of(setup, metric))
+        if factor is None:
+            return skipped(DEAD, "the scale of the length penalty is not known before rewards vary")
+        rewards = torch.cat([rewards, probe.penalties.unsqueeze(1)], dim=1)
+        weights = [*weights, factor]
     size = math.gcd(probe.per_prompt, setup.args.num_generations)
     size = size if size > 1 else probe.per_prompt
-    found = count_dead(probe.metric, probe.penalties, factor, size)
-    numbers = {"informative": float(found.informative), "dead": float(found.dead), "groups_of": float(size)}
-    if not found.informative:
+    shaped = shaped_rewards(rewards, torch.tensor(weights), size, setup.args.multi_objective_aggregation)
+    informative, dead = informative_and_dead(probe.metric, shaped, size, setup.tolerance)
+    if not informative:
         return skipped(DEAD, f"no group of the probe is informative, see {RIGHT}")
-    share = found.dead / found.informative
-    message = f"{found.dead} of {found.informative} informative groups have no advantage left after the length penalty"
-    if share <= MANY_DEAD:
-        return Finding(DEAD, "pass", message, {**numbers, "share": share})
-    setting = "overlong_penalty_factor: half of the distance between a wrong and a right answer, see length_penalty"
-    return Finding(DEAD, "fail" if share > 0.5 else "warn", message, {**numbers, "share": share}, setting)
+    share = dead / informative
+    numbers = {"informative": float(informative), "dead": float(dead), "groups_of": float(size), "share": share}
+    message = f"{dead} of {informative} informative groups have no advantage left after the length penalty"
+    message += f", of completions of up to {probe.limit} tokens" if probe.is_shortened else ""
+    if share <= TOLD_ABOVE:
+        return Finding(DEAD, "pass", message, numbers)
+    field = "reward_weights" if PENALTY_NAME in setup.names else "overlong_penalty_factor"
+    return Finding(DEAD, "fail" if share > MOST_DEAD else "warn", message, numbers, f"{field}: see length_penalty")
 
 
 def _range(rows: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,8 @@ The distance between the rewards of a wrong and of a right answer, which the len
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+from ..dapo.worth import declared_range
 from .answers import Scored, asked_rows, scored_functions
 from .setup import Setup
 
@@ -20,7 +20,7 @@ class Range:
         lowest, highest (`float`):
             The ends.
         source (`str`):
-            `"declared"` by all reward functions (`reward_range`), or `"observed"`.
+            `"declared"` by all reward functions (`reward_range`), or `"seen"`.
     """
 
     lowest: float
@@ -38,13 +38,19 @@ class Range:
         return (self.lowest + self.highest) / 2
 
 
-def declared_range(setup: Setup) -> Range | None:
-    """Returns the range of the raw metric if every reward function in it declares its own."""
-    columns = setup.metric_columns
-    declared: list[Any] = [getattr(setup.functions[column], "reward_range", None) for column in columns]
-    if not columns or any(one is None for one in declared):
+def declared_ends(setup: Setup) -> Range | None:
+    """
+    Returns the range of the raw metric if every reward function in it declares its own.
+
+    Raises:
+        `ValueError`: If one declares what is no range.
+    """
+    columns, weights = setup.metric_columns, setup.metric_weights
+    declared = [declared_range(setup.functions[column], setup.names[column]) for column in columns]
+    known = [one for one in declared if one is not None]
+    if not columns or len(known) < len(columns):
         return None
-    ends = [sorted(setup.weights[column] * end for end in one) for column, one in zip(columns, declared, strict=True)]
+    ends = [sorted(weight * end for end in one) for weight, one in zip(weights, known, strict=True)]
     return Range(sum(low for low, _ in ends), sum(high for _, high in ends), "declared")
 
 
@@ -53,15 +59,17 @@ def observed_range(metric: Iterable[float]) -> Range | None:
     seen = [value for value in metric if math.isfinite(value)]
     if not seen or max(seen) <= min(seen):
         return None
-    return Range(min(seen), max(seen), "observed")
+    return Range(min(seen), max(seen), "seen")
 
 
 def range_of_answers(setup: Setup) -> Range | None:
     """Returns the range of the raw metric over answers written by hand, or `None` where no function reads them."""
     asked = asked_rows(setup)
-    scored = {one.name: one for one in scored_functions(setup, asked)} if asked else {}
+    scored = {one.name: one for one in scored_functions(setup, asked) if one.crash is None} if asked else {}
+    names = [setup.names[column] for column in setup.metric_columns]
+    weights = dict(zip(names, setup.metric_weights, strict=True))
     rows = [
-        sum(setup.weights[setup.names.index(one.name)] * _mean(values) for one, values in columns)
+        sum(weights[one.name] * _mean(values) for one, values in columns)
         for columns in _by_form(list(scored.values()))
     ]
     return observed_range(rows)

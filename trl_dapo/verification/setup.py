@@ -10,12 +10,15 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..dapo.raw_metric import PENALTY_NAME, metric_columns
+from ..dapo.raw_metric import answer_columns, metric_columns
 
 
 # Rows that are read for copies and missing answers; of a stream, the first few
 ROWS_READ = 20000
 STREAM_ROWS = 256
+
+# As DAPO's by default
+TOLERANCE = 1e-6
 
 ONLINE = ("dapo", "grpo", "ppo")
 
@@ -126,7 +129,19 @@ class Setup:
         """The reward functions that make up the raw metric; length penalties never do."""
         if self.kind == "dapo" and self.names:
             return metric_columns(self.names, self.args)
-        return [column for column, name in enumerate(self.names) if name != PENALTY_NAME]
+        return answer_columns(self.names)
+
+    @property
+    def metric_weights(self) -> list[float]:
+        """Weight of each of them; 1 for the one that `dynamic_sampling_metric` names."""
+        if self.kind == "dapo" and self.args.dynamic_sampling_metric is not None:
+            return [1.0] * len(self.metric_columns)
+        return [self.weights[column] for column in self.metric_columns]
+
+    @property
+    def tolerance(self) -> float:
+        """Largest range of the raw metric in a group that still counts as constant."""
+        return self.args.dynamic_sampling_tolerance if self.kind == "dapo" else TOLERANCE
 
 
 def prompt_text(prompt: Any) -> str:
