@@ -1,5 +1,6 @@
 """Every command that README and docs show is one that its program takes."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -69,6 +70,10 @@ def readers_folder(workspace):  # noqa: F811
     for name, fields in BROUGHT.items():
         values = {"model_name_or_path": "Qwen/Qwen2.5-0.5B-Instruct", "output_dir": "out", **fields}
         Path(name).write_text(yaml.safe_dump(values))
+    row = {"question": "1+1?", "reward_model": {"ground_truth": "2"}}
+    # Enough different ones for a rollout
+    rows = [json.dumps({**row, "question": f"{place}+1?"}) for place in range(64)]
+    Path("problems.jsonl").write_text("\n".join(rows))
     reward_adapter(workspace / "reward-model")
     return workspace
 

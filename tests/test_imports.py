@@ -61,6 +61,10 @@ LEAVES = {
     "host.plain": ({"numpy", "torch"}, set()),
     "packing.bins": (set(), set()),
     "ppo.estimation": ({"torch"}, set()),
+    "problems.answers": (set(), set()),
+    "problems.catalogue": (set(), set()),
+    "problems.files": (set(), set()),
+    "problems.prompts": (set(), {"problems.files"}),
     "reward_model.calibration": ({"torch"}, set()),
     "reward_model.statistics": ({"torch"}, set()),
 }

@@ -23,8 +23,9 @@ def blocks(text: str, language: str) -> list[str]:
 def hub(tmp_path, monkeypatch):
     """A folder to work in where the hub's names that the README uses are paths: a tiny model, and a few problems."""
     save_tiny_model(tmp_path / "Qwen" / "Qwen2.5-0.5B-Instruct", tiny_tokenizer())
+    # A folder comes before the data set of that name
     problems = conversational_dataset(32).rename_column("answer", "solution")
-    problems.to_json(tmp_path / "trl-lib" / "DeepMath-103K" / "train.jsonl")
+    problems.to_json(tmp_path / "gsm8k" / "train.jsonl")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
 
@@ -52,7 +53,7 @@ def test_python_blocks_run_one_after_the_other(hub, small):
     trainer = names["trainer"]
     assert type(trainer) is DAPOTrainer
     assert trainer.state.global_step == 1
-    assert trainer.reward_func_names[0] == "accuracy_reward"
+    assert trainer.reward_func_names[0] == "math_verify"
     for script in others:
         exec(compile(script, "README.md", "exec"), names)
 

@@ -14,6 +14,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, Repository
 from huggingface_hub.utils import validate_repo_id
 
 from trl_dapo.host.checkpoints import model_damage
+from trl_dapo.problems.files import FILE_ENDINGS, kind, loader
+from trl_dapo.problems.sources import did_you_mean
 
 from .errors import UsageError
 
@@ -37,7 +39,7 @@ def check_model(field: str, name: str, revision: str, needed: bool = True) -> st
         return None
     if _is_path(name):
         raise UsageError(f"{field}={name}: there is no such folder. Give the folder of a saved model, or a Hub id.")
-    if not _is_on_hub(field, name, "model", revision):
+    if not _is_on_hub(f"{field}={name}", name, "model", revision):
         go_offline()
         cached = [huggingface_hub.try_to_load_from_cache(name, file, revision=revision) for file in MODEL_FILES]
         if not any(isinstance(path, str) for path in cached):
@@ -51,18 +53,28 @@ def check_model(field: str, name: str, revision: str, needed: bool = True) -> st
 
 
 def check_dataset_name(name: str) -> None:
-    """Raises [`UsageError`] unless `name` is a folder or can be a dataset on the Hub."""
-    if Path(name).is_file():
-        kind = {".csv": "csv", ".parquet": "parquet"}.get(Path(name).suffix, "json")
+    """Raises [`UsageError`] unless `name` is a file of rows, a folder, or can be a dataset on the Hub."""
+    if Path(name).is_file() and loader(Path(name)) is None:
         raise UsageError(
-            f"dataset_name={name} is a file, and must be a folder or a Hub id. Give its folder, or write in the YAML "
-            f"file `datasets: [{{path: {kind}, data_files: {name}}}]`."
+            f"dataset_name={name} is no file of rows: its name ends in none of {', '.join(FILE_ENDINGS)}."
         )
-    if Path(name).is_dir():
+    if Path(name).exists():
         return
+    hint = did_you_mean(name)
+    if kind(Path(name)):
+        raise UsageError(f"dataset_name={name}: there is no such file. Give a file or folder of data, or a Hub id.")
     if _is_path(name):
-        raise UsageError(f"dataset_name={name}: there is no such folder. Give a folder of data files, or a Hub id.")
-    if not _is_on_hub("dataset_name", name, "dataset", None):
+        raise UsageError(
+            f"dataset_name={name}: there is no such folder. Give a folder of data files, or a Hub id.{hint}"
+        )
+    check_dataset(f"dataset_name={name}", name, hint)
+
+
+def check_dataset(named: str, hub_id: str, hint: str = "") -> None:
+    """Raises [`UsageError`], which begins with `named`, if the Hub has no such dataset; offline if it cannot say."""
+    if not _is_on_hub(named, hub_id, "dataset", None, hint):
+        if hint:
+            raise UsageError(f"{named}: no data set here has this name, and the Hub cannot be reached.{hint}")
         go_offline()
 
 
@@ -82,16 +94,16 @@ def _is_path(name: str) -> bool:
     return name.startswith(("~", "."))
 
 
-def _is_on_hub(field: str, name: str, kind: str, revision: str | None) -> bool:
+def _is_on_hub(named: str, name: str, what: str, revision: str | None, hint: str = "") -> bool:
     """Returns `True` if the Hub has the repository, `False` if the Hub does not answer; raises if it has none."""
     try:
-        huggingface_hub.HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=TIMEOUT)
+        huggingface_hub.HfApi().repo_info(name, repo_type=what, revision=revision, timeout=TIMEOUT)
     except RevisionNotFoundError as error:
-        raise UsageError(f"{field}={name}: the Hub has no revision {revision!r} of it.") from error
+        raise UsageError(f"{named}: the Hub has no revision {revision!r} of it.") from error
     except RepositoryNotFoundError as error:
         raise UsageError(
-            f"{field}={name}: the Hub has no such {kind}, or you may not see it. Check the spelling, or run "
-            "`hf auth login`."
+            f"{named}: the Hub has no such {what}, or you may not see it. Check the spelling, or run "
+            f"`hf auth login`.{hint}"
         ) from error
     except (OSError, HfHubHTTPError):
         return False

@@ -10,9 +10,9 @@ from trl import ScriptArguments
 from . import built_in_task
 from .arguments import Arguments, CommandParser
 from .check_batch import check_batch
-from .data import column_names, load_data
+from .data import column_names, load_data, say
 from .precedence import yield_to_given
-from .reward_names import KNOWN, check_columns, reward_functions
+from .reward_names import KNOWN, check_columns, reward_functions, scoring_arguments
 from .source import named_source, trainer_arguments
 
 
@@ -27,7 +27,17 @@ class OnlineScriptArguments(ScriptArguments):
         reward_funcs (`list[str]`, *optional*):
             Reward functions: `"accuracy_reward"`, `"reasoning_accuracy_reward"`, `"think_format_reward"`,
             `"get_soft_overlong_punishment"` (its widths are `max_completion_length` and `soft_punish_cache`),
-            `"arena_accuracy"`, or dotted import paths.
+            `"arena_accuracy"`, scorers (`"dapo_math"`, `"math_verify"`, `"number"`, ...), or dotted import paths.
+        answer_column (`str`, *optional*):
+            Column of the right answers, by its dotted name (`reward_model.ground_truth`); it becomes `solution`.
+        prompt_column (`str`, *optional*):
+            Column of the questions; it becomes `prompt`.
+        prompt_template (`str`, *optional*):
+            Text of each prompt, with `{question}` in it, and with `{answer_format}` where the scorer's shall be.
+        unparseable_reward (`float`, *optional*):
+            What a scorer gives where it finds no answer: by default what a wrong answer gets, with NaN no reward.
+        scorer_time_limit (`float`, *optional*, defaults to `5.0`):
+            Most seconds in which a scorer judges one answer.
         dry_run (`bool`, *optional*, defaults to `False`):
             Print the resolved config and the batch arithmetic, and stop.
 
@@ -40,6 +50,24 @@ class OnlineScriptArguments(ScriptArguments):
     )
     reward_funcs: list[str] | None = field(
         default=None, metadata={"help": f"Reward functions: {', '.join(KNOWN)}, or dotted import paths."}
+    )
+    answer_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the right answers, by its dotted name: it becomes the column `solution`."},
+    )
+    prompt_column: str | None = field(
+        default=None, metadata={"help": "Column of the questions, by its dotted name: it becomes the column `prompt`."}
+    )
+    prompt_template: str | None = field(
+        default=None,
+        metadata={"help": "Text of each prompt, with {question} in it, and {answer_format} for the scorer's format."},
+    )
+    unparseable_reward: float | None = field(
+        default=None,
+        metadata={"help": "What scorers give where they find no answer: that of a wrong one; nan for no reward."},
+    )
+    scorer_time_limit: float = field(
+        default=5.0, metadata={"help": "Most seconds in which a scorer judges one answer."}
     )
     dry_run: bool = field(
         default=False, metadata={"help": "Print the resolved config and the batch arithmetic, and stop."}
@@ -69,13 +97,15 @@ class DAPOParser(OnlineParser):
 def online_arguments(arguments: Arguments) -> dict[str, Any]:
     """Returns the keyword arguments of an online trainer, for the built-in task or for what the arguments name."""
     script_args, training_args, model_args, dataset_args = arguments
-    rewards: list = reward_functions(script_args.reward_funcs or [], training_args)
+    scoring = scoring_arguments(script_args)
+    rewards: list = reward_functions(script_args.reward_funcs or [], training_args, **scoring)
     if model_args.model_name_or_path is None:
         built_in_task.check_no_reference(training_args, model_args)
         built_in_task.check_not_quantized(model_args)
         source = built_in_task.problems(training_args)
     else:
         data = load_data(script_args, training_args, dataset_args)
+        say(data.notes)
         source = named_source(arguments, data, trust_remote_code=training_args.trust_remote_code)
     check_columns(rewards, column_names(source.train))
     if script_args.reward_model_name_or_path:

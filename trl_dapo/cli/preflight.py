@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig
 
+from trl_dapo.evaluation.scorers import SCORERS
 from trl_dapo.grpo.config import GRPOConfig
 from trl_dapo.host.checkpoints import choose, read_state
 from trl_dapo.host.preference_rows import checked_preferences
@@ -20,12 +21,21 @@ from trl_dapo.reward_model.function import RewardModelFunction
 
 from .arguments import Arguments
 from .built_in_task import check_no_reference, check_not_quantized
+from .chat_template import check_chat_template
 from .data import Data, column_names, load_data, load_splits, own_refusal, reading
 from .data_files import are_local
 from .errors import UsageError, one_line
 from .folders import check_folder
 from .hub import check_dataset_name, check_model
-from .reward_names import HOST_REWARDS, check_columns, check_reward_names, reward_functions
+from .problem_data import can_read_named, check_options, named
+from .reward_names import (
+    HOST_REWARDS,
+    check_columns,
+    check_reward_names,
+    check_scorers,
+    reward_functions,
+    scoring_arguments,
+)
 from .starts import check_start
 
 
@@ -37,7 +47,10 @@ def check_online(arguments: Arguments) -> None:
         [`UsageError`]: For the first mistake found.
     """
     script_args, training_args, model_args, dataset_args = arguments
-    check_reward_names(script_args.reward_funcs or [])
+    names = script_args.reward_funcs or []
+    check_reward_names(names)
+    check_scorers(names, scoring_arguments(script_args), needed=not script_args.dry_run)
+    check_options(script_args, dataset_args, training_args)
     adapter = getattr(training_args, "reward_adapter", None)
     if not (script_args.reward_funcs or script_args.reward_model_name_or_path or adapter):
         also = ", reward_model_name_or_path or reward_adapter" if hasattr(training_args, "reward_adapter") else ""
@@ -60,8 +73,11 @@ def check_online(arguments: Arguments) -> None:
     _check_model(script_args, "model_name_or_path", model_args.model_name_or_path, model_args.model_revision)
     if _can_read_data(arguments):
         data = load_data(script_args, training_args, dataset_args)
-        of_trl = [name for name in script_args.reward_funcs or [] if name in HOST_REWARDS]
-        check_columns(reward_functions(of_trl, training_args), column_names(data.train))
+        script_args.notes += data.notes
+        known = [name for name in names if name in (*HOST_REWARDS, *SCORERS)]
+        check_columns(reward_functions(known, training_args), column_names(data.train))
+        if not script_args.dry_run:
+            check_chat_template(data.train, model_args, training_args.trust_remote_code)
 
 
 def check_offline(arguments: Arguments) -> None:
@@ -80,6 +96,11 @@ def check_offline(arguments: Arguments) -> None:
         check_not_quantized(model_args)
         return
     _check_model(script_args, "model_name_or_path", model_args.model_name_or_path, model_args.model_revision)
+    if named(script_args, dataset_args):
+        raise UsageError(
+            f"dataset_name={script_args.dataset_name} has problems and answers, and this command learns from "
+            "preferences. Use dapo, grpo or ppo, or another dataset."
+        )
     if _can_read_data(arguments):
         data = load_splits(script_args, training_args, dataset_args)
         # A stream is read here for the first time
@@ -169,9 +190,11 @@ def _can_read_data(arguments: Arguments) -> bool:
     name = script_args.dataset_name
     if dataset_args.datasets:
         readable = not script_args.dry_run or are_local(dataset_args)
+    elif named(script_args, dataset_args):
+        return can_read_named(script_args)
     else:
         check_dataset_name(str(name))
-        readable = Path(str(name)).is_dir() or not script_args.dry_run
+        readable = Path(str(name)).exists() or not script_args.dry_run
     if not readable:
         what = "datasets" if dataset_args.datasets else f"dataset_name={name}"
         script_args.notes.append(f"{what} was not read: a dry run downloads nothing")

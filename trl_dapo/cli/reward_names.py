@@ -5,6 +5,7 @@ Finds reward functions by the names that the user gives, and checks that the dat
 import importlib
 import importlib.util
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,16 +14,20 @@ from typing import Any
 
 from trl_dapo.dapo.config import DAPOConfig
 from trl_dapo.dapo.overlong import default_soft_punish_cache, length_penalty_function
+from trl_dapo.evaluation.scorers import SCORERS, Scorer, get_scorer
 from trl_dapo.grpo.config import GRPOConfig
 from trl_dapo.host.required import required
 
-from .errors import UsageError
+from .errors import UsageError, one_line
 
 
 HOST_REWARDS = ("accuracy_reward", "reasoning_accuracy_reward", "think_format_reward")
 LENGTH_PENALTY = "get_soft_overlong_punishment"
 LENGTH_PENALTY_NAMES = frozenset({LENGTH_PENALTY})
-KNOWN = (*HOST_REWARDS, LENGTH_PENALTY, "arena_accuracy")
+KNOWN = (*HOST_REWARDS, LENGTH_PENALTY, "arena_accuracy", *SCORERS)
+
+# What a scorer imports when it is used, and the extra that installs it
+PACKAGES = {"math_verify": ("math_verify", "math"), "reasoning_gym": ("reasoning_gym", "gym")}
 
 # Arguments that the trainer passes to every reward function, beside the dataset's columns
 ALWAYS_PASSED = {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
@@ -49,21 +54,56 @@ def check_reward_names(names: Sequence[str]) -> None:
             )
 
 
-def reward_functions(names: Sequence[str], args: GRPOConfig) -> list[RewardFunction]:
-    """Returns the functions that the names stand for, and imports the user's modules for them."""
+def reward_functions(names: Sequence[str], args: GRPOConfig, **scoring: Any) -> list[RewardFunction]:
+    """
+    Returns the functions that the names stand for, and imports the user's modules for them.
+
+    Args:
+        names (`Sequence[str]`):
+            Names of this package's and of TRL's, or dotted import paths.
+        args ([`GRPOConfig`]):
+            Gives the widths of the length penalty.
+        scoring:
+            Arguments of every scorer, [`get_scorer`].
+    """
     check_reward_names(names)
-    return [_function(name, args) for name in names]
+    return [_scorer(name, scoring) if name in SCORERS else _function(name, args) for name in names]
+
+
+def scoring_arguments(script_args: Any) -> dict[str, Any]:
+    """Returns the arguments of the scorers; an `unparseable_reward` of NaN is no reward."""
+    reward = script_args.unparseable_reward
+    given = {} if reward is None else {"unparseable_reward": None if math.isnan(reward) else reward}
+    return {"time_limit": script_args.scorer_time_limit, **given}
+
+
+def check_scorers(names: Sequence[str], scoring: dict[str, Any], needed: bool) -> None:
+    """Raises [`UsageError`] for arguments that a scorer refuses, and for a package that is not there if `needed`."""
+    for name in names:
+        if name in SCORERS:
+            _scorer(name, scoring)
+            package, extra = PACKAGES.get(name, (None, None))
+            if needed and package is not None and importlib.util.find_spec(package) is None:
+                raise UsageError(f"reward_funcs: {name} needs a package: pip install 'trl-dapo[{extra}]'.")
 
 
 def check_columns(functions: Sequence[RewardFunction], columns: Sequence[str]) -> None:
     """Raises [`UsageError`] if a reward function needs a column that the dataset does not have."""
     for function in functions:
-        missing = [name for name in _required(function) if name not in ALWAYS_PASSED and name not in columns]
+        needed = [*_required(function), *(function.columns if isinstance(function, Scorer) else ())]
+        missing = [name for name in needed if name not in ALWAYS_PASSED and name not in columns]
         if missing:
             raise UsageError(
                 f"reward_funcs: {_name(function)} needs the column {missing[0]!r}, and the dataset has the columns "
                 f"{', '.join(columns)}. Add or rename the column, or choose another reward function."
             )
+
+
+def _scorer(name: str, scoring: dict[str, Any]) -> RewardFunction:
+    try:
+        return get_scorer(name, **scoring)
+    except ValueError as error:
+        raise UsageError(one_line(error).replace("time_limit=", "scorer_time_limit=")) from error
 
 
 def _function(name: str, args: GRPOConfig) -> RewardFunction:

@@ -53,13 +53,13 @@ class DAPOTrainer(GRPOTrainer):
 
     ```python
     >>> from trl_dapo import DAPOTrainer
-    >>> from trl.rewards import accuracy_reward
-    >>> from datasets import load_dataset
+    >>> from trl_dapo.evaluation.scorers import math_verify
+    >>> from trl_dapo.problems import load_problems
 
     >>> trainer = DAPOTrainer(
     ...     model="Qwen/Qwen2.5-0.5B-Instruct",
-    ...     reward_funcs=accuracy_reward,
-    ...     train_dataset=load_dataset("trl-lib/DeepMath-103K", split="train"),
+    ...     reward_funcs=math_verify,
+    ...     train_dataset=load_problems("gsm8k", split="train", answer_format=math_verify.answer_format),
     ... )
     >>> trainer.train()
     ```
