@@ -145,7 +145,7 @@ def test_the_papers_prompt_with_trls_accuracy_fails_and_names_the_scorer(tmp_pat
     found = by_name(check_rewards(setup(tmp_path, sums(ANSWER_LINE), (accuracy_reward,))))
     assert found["answer_format"].status == "fail"
     assert "'Answer: 30'" in found["answer_format"].message
-    assert found["answer_format"].setting == "reward_funcs: trl_dapo.evaluation.scorers.dapo_math"
+    assert found["answer_format"].setting == "reward_funcs: dapo_math"
     assert found["right_above_wrong"].status == "pass"
 
 
@@ -156,7 +156,7 @@ def test_a_column_that_scorers_do_not_read_is_named_too(tmp_path):
         return boxed_only(completions, answer)
 
     setting = check_rewards(setup(tmp_path, rows, (of_answer,)))[0].setting
-    assert setting == "reward_funcs: trl_dapo.evaluation.scorers.dapo_math, with the column answer renamed to solution"
+    assert setting == "reward_funcs: dapo_math, and answer_column: answer"
 
 
 def test_a_prompt_that_asks_for_nothing_is_a_warning_with_the_instruction(tmp_path):

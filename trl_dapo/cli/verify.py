@@ -18,6 +18,7 @@ from .errors import UsageError, one_line
 
 
 DEFAULT = "dapo"
+UNREAD = "a dry run"
 # Pairs that the trainers of preferences are made with
 PAIRS = 64
 
@@ -114,7 +115,9 @@ def _full_report(command: Command, words: list[str], planned: Any, limits: Any, 
             kwargs["train_dataset"] = _some_pairs(kwargs["train_dataset"], sample)
         trainer = construct(command, arguments, kwargs)
         setup = replace(setup_of(trainer), args=planned.arguments.training_args, sample=sample)
-        return examine(trainer, setup, limits, listener, [*arguments.script_args.notes, *change.notes])
+        # A dry run reads less than this
+        notes = [note for note in planned.arguments.script_args.notes if UNREAD not in note]
+        return examine(trainer, setup, limits, listener, [*notes, *change.notes])
 
 
 def _some_pairs(dataset: Any, sample: Any) -> Any:

@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from trl_dapo.problems.catalogue import GYM
+from trl_dapo.problems.gym import is_installed
 from trl_dapo.verification.certificate import context_of, examine
 from trl_dapo.verification.end_token_check import end_tokens
 from trl_dapo.verification.findings import Report
@@ -17,6 +19,7 @@ from .arguments import Arguments
 from .commands import Command
 from .data_files import are_local
 from .errors import UsageError, one_line
+from .problem_data import named
 
 
 def quick_report(command: Command, arguments: Arguments, limits: Limits, listener: Any) -> Report:
@@ -35,7 +38,12 @@ def _kwargs(command: Command, arguments: Arguments) -> dict[str, Any]:
     """Returns what the trainer would be made with, or nothing where the rows would have to be downloaded."""
     script_args, _, model_args, dataset_args = arguments
     name = script_args.dataset_name
-    local = are_local(dataset_args) if dataset_args.datasets else name is not None and Path(str(name)).is_dir()
+    if dataset_args.datasets:
+        local = are_local(dataset_args)
+    elif named(script_args, dataset_args):
+        local = name.startswith(GYM) and is_installed()
+    else:
+        local = Path(str(name)).exists()
     if model_args.model_name_or_path is not None and not local:
         return {}
     return command.load("trainer_arguments")(arguments)

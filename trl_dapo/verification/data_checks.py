@@ -99,7 +99,7 @@ def _copies(sample: Sample, columns: tuple[str, ...]) -> Finding:
         "warn",
         f"{message}: one epoch is {copies:.0f}, and learning rates and steps per epoch mean something else",
         numbers,
-        "dataset_name: a copy without repeats (trl_dapo.problems removes them from dapo-math-17k)",
+        "dataset_name: one without copies (by the name dapo-math-17k, they are removed)",
     )
 
 

@@ -98,8 +98,7 @@ def _fix(setup: Setup, asked: list[Asked], one: Scored, taken: list[str]) -> str
     scorer = scorer_for(asked, setup.tokenizer) if asked_of(asked[0].row) else None
     if scorer is not None:
         column = answer_column(setup)
-        beside = "" if column in (None, "solution") else f", with the column {column} renamed to solution"
-        return f"reward_funcs: trl_dapo.evaluation.scorers.{scorer}{beside}"
+        return f"reward_funcs: {scorer}" + ("" if column in (None, "solution") else f", and answer_column: {column}")
     if taken:
         return f"change the prompts to ask for: {_instruction(setup, one, taken)}"
     return "reward_funcs: a function that reads the prompts' format"
