@@ -2,13 +2,14 @@
 
 # ruff: noqa: F811
 import json
+import re
 import tempfile
 from pathlib import Path
 
 import pytest
 from transformers import PreTrainedModel
 
-from test_cli import flags, model_dir, refused, settings, workspace, write  # noqa: F401
+from test_cli import ROOT, flags, model_dir, refused, settings, workspace, write  # noqa: F401
 from test_cli_preferences import settings as pair_settings  # noqa: F401
 from trl_dapo.cli import this_machine, verify
 from trl_dapo.cli.commands import COMMANDS
@@ -64,6 +65,26 @@ def test_without_json_it_prints_one_line_per_check(workspace, capfd):
     lines = capfd.readouterr().out.splitlines()
     assert lines[0].startswith("pass    clipping: 8 updates per rollout")
     assert lines[-1].startswith("pass: ")
+
+
+def test_the_example_of_the_docs_is_true(workspace, capfd):
+    text = (ROOT / "docs" / "verify.md").read_text()
+    shown = re.search(r"```text\n(.*?)```", text, re.S).group(1).splitlines()
+    assert main(["verify"]) == 0
+    printed = capfd.readouterr().out.splitlines()
+
+    def without_small_numbers(line):
+        # Of rounding, and of the clock
+        return re.sub(r"\d+(\.\d+)?e-\d+|in \d+ s", "", line)
+
+    assert [*map(without_small_numbers, printed)] == [*map(without_small_numbers, shown)]
+
+
+def test_every_check_is_in_the_docs(workspace, capfd):
+    table = (ROOT / "docs" / "verify.md").read_text()
+    for command in COMMANDS:
+        for name in statuses(run(capfd, command, "--quick")[1]):
+            assert f"| `{name}` |" in table
 
 
 def test_help_says_what_it_takes(capsys):
@@ -172,10 +193,21 @@ def test_quick_downloads_nothing(settings, capfd):
     code, report = run(capfd, *write(elsewhere), "--quick")
     assert code == 0
     assert statuses(report)["copies"] == statuses(report)["chat_template"] == "skipped"
+    assert any("not on this machine" in one["message"] for one in report["findings"] if one["name"] == "copies")
     assert any("dataset_name=some/dataset was not read" in note for note in report["notes"])
+    # What scorers declare is known without rows
+    named = {**elsewhere, "dataset_name": "gsm8k", "reward_funcs": "boxed", "overlong_penalty_factor": 1.0}
+    code, report = run(capfd, *write(named), "--quick")
+    assert (code, statuses(report)["length_penalty"]) == (1, "fail")
     # The rows are here, and the tokenizer is not
     _, report = run(capfd, *write({**settings, "model_name_or_path": "some/model"}), "--quick")
     assert (statuses(report)["copies"], statuses(report)["end_tokens"]) == ("pass", "skipped")
+
+
+def test_quick_reads_problems_that_are_made_here(settings, capfd):
+    gym = {**settings, "dataset_name": "reasoning-gym:basic_arithmetic", "reward_funcs": "reasoning_gym"}
+    found = statuses(run(capfd, *write(gym), "--quick")[1])
+    assert found["answer_format"] == found["answers"] == found["chat_template"] == "pass"
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input

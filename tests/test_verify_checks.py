@@ -419,9 +419,13 @@ def test_a_group_that_is_too_small_is_a_warning_with_a_size(tmp_path):
 
 
 def test_prompts_that_no_group_size_helps_are_a_warning(tmp_path):
-    one = probe([0.0] * 16, each=4)
+    # Of 20 prompts, one is informative
+    one = probe([1.0] + [0.0] * 79, each=4)
     finding = by_name(check_probe(setup(tmp_path), one, BINARY))["group_size"]
-    assert (finding.status, "No size helps" in finding.message) == ("warn", True)
+    assert (finding.status, finding.numbers["share_4"]) == ("warn", pytest.approx(0.05))
+    assert "No size helps" in finding.message
+    nothing = by_name(check_probe(setup(tmp_path), probe([0.0] * 16, each=4), BINARY))["group_size"]
+    assert (nothing.status, "see right_answers" in nothing.message) == ("skipped", True)
 
 
 def test_ppo_has_no_groups(tmp_path):

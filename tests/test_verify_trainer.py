@@ -135,7 +135,7 @@ def test_a_policy_that_has_left_its_reference_is_seen(tmp_path):
 
 def test_a_data_set_with_no_right_answer_fails(tmp_path):
     report = look(arena_trainer(tmp_path, reward=nothing_right))
-    assert complaints(report) == {"right_answers": "fail", "group_size": "warn"}
+    assert complaints(report) == {"right_answers": "fail"}
     assert report.exit_code == 1
 
 

@@ -5,6 +5,7 @@ The certificate without a model: config, data, reward functions, and a tokenizer
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from trl_dapo.problems.catalogue import GYM
@@ -13,17 +14,23 @@ from trl_dapo.verification.certificate import context_of, examine
 from trl_dapo.verification.end_token_check import end_tokens
 from trl_dapo.verification.findings import Report
 from trl_dapo.verification.probe import Limits
-from trl_dapo.verification.setup import Sample, Setup, sample_rows
+from trl_dapo.verification.setup import ONLINE, Sample, Setup, sample_rows
 
 from .arguments import Arguments
 from .commands import Command
 from .data_files import are_local
 from .errors import UsageError, one_line
 from .problem_data import named
+from .reward_names import reward_functions
+
+
+NOT_HERE = "the data set is not on this machine"
 
 
 def quick_report(command: Command, arguments: Arguments, limits: Limits, listener: Any) -> Report:
     """Returns the findings that need no model; nothing is downloaded."""
+    # The command logs what it finds in the rows through accelerate, which needs it
+    PartialState(cpu=True)
     notes = list(arguments.script_args.notes)
     setup = _setup(command, arguments, _kwargs(command, arguments))
     try:
@@ -35,7 +42,7 @@ def quick_report(command: Command, arguments: Arguments, limits: Limits, listene
 
 
 def _kwargs(command: Command, arguments: Arguments) -> dict[str, Any]:
-    """Returns what the trainer would be made with, or nothing where the rows would have to be downloaded."""
+    """Returns what the trainer would be made with; the reward functions alone where rows are not on this machine."""
     script_args, _, model_args, dataset_args = arguments
     name = script_args.dataset_name
     if dataset_args.datasets:
@@ -45,7 +52,9 @@ def _kwargs(command: Command, arguments: Arguments) -> dict[str, Any]:
     else:
         local = Path(str(name)).exists()
     if model_args.model_name_or_path is not None and not local:
-        return {}
+        if command.name not in ONLINE:
+            return {}
+        return {"reward_funcs": reward_functions(script_args.reward_funcs or [], arguments.training_args)}
     return command.load("trainer_arguments")(arguments)
 
 
@@ -59,7 +68,7 @@ def _setup(command: Command, arguments: Arguments, kwargs: dict[str, Any]) -> Se
     return Setup(
         command.name,
         args,
-        sample_rows(kwargs["train_dataset"]) if "train_dataset" in kwargs else Sample([], 0),
+        sample_rows(kwargs["train_dataset"]) if "train_dataset" in kwargs else Sample([], 0, NOT_HERE),
         functions,
         [_name(one) for one in functions],
         list(getattr(args, "reward_weights", None) or [1.0] * len(functions)),

@@ -192,7 +192,7 @@ def _with_model(trainer: Any, setup: Setup, limits: Limits, metric: Range | None
             findings.append(preference_checks.check_head(trainer))
         return findings
     penalty = _made(check_penalty, "length_penalty", setup, metric)
-    if why := probing.why_not_generated(trainer) or (None if setup.sample.rows else "there are no rows"):
+    if why := probing.why_not_generated(trainer) or (None if setup.sample.rows else setup.sample.missing):
         names = (model_checks.AGREEMENT, *probe_checks.NAMES)
         return [*findings, *penalty, *(skipped(name, why) for name in names)]
     tell("sampler and trainer")

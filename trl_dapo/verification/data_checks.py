@@ -21,7 +21,7 @@ def check_data(setup: Setup) -> list[Finding]:
     """Returns the findings about the rows."""
     if not setup.sample.rows:
         names = (ANSWERS, COPIES) if setup.generates else (COPIES, PAIRS)
-        return [skipped(name, "there are no rows: an environment makes up the prompts") for name in names]
+        return [skipped(name, setup.sample.missing) for name in names]
     if setup.generates:
         return [_answers(setup), _copies(setup.sample, ("prompt",))]
     return [_copies(setup.sample, ("prompt", "chosen", "rejected")), _pairs(setup.sample)]

@@ -99,6 +99,8 @@ def _group_size(setup: Setup, probe: Probe) -> Finding:
         return skipped(GROUPS, f"{setup.kind} compares with a critic, not within groups")
     own = setup.args.num_generations
     prompts = probe.counts(setup.tolerance)
+    if not any(informative_share(counts, probe.per_prompt) for counts in prompts):
+        return skipped(GROUPS, f"no prompt has completions of different rewards, see {RIGHT}")
     choice = choose_size(prompts)
     share = sum(informative_share(counts, own) for counts in prompts) / len(prompts)
     numbers = {f"share_{size}": choice.shares[size] for size in SIZES} | {

@@ -15,12 +15,9 @@ ROWS_TOKENIZED = 256
 
 def check_prompts(setup: Setup) -> list[Finding]:
     """Returns whether prompts go through the chat template, and whether they fit into the context."""
-    for why in (
-        None if setup.sample.rows else "there are no rows",
-        setup.no_tokenizer if setup.tokenizer is None else None,
-    ):
-        if why is not None:
-            return [skipped(name, why) for name in (TEMPLATE, CONTEXT)]
+    why = setup.no_tokenizer if setup.tokenizer is None else None
+    if why is not None or not setup.sample.rows:
+        return [skipped(name, why or setup.sample.missing) for name in (TEMPLATE, CONTEXT)]
     rows = [row for row in spread(setup.sample.rows, ROWS_TOKENIZED) if row.get("prompt")]
     if not rows:
         return [skipped(name, "the rows have no prompt") for name in (TEMPLATE, CONTEXT)]

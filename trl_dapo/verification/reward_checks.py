@@ -33,9 +33,9 @@ def check_rewards(setup: Setup) -> list[Finding]:
 def _no_question(setup: Setup) -> str | None:
     if not setup.generates:
         return f"{setup.kind} has no reward functions"
-    if not setup.functions:
-        return "there are no reward functions"
-    return None if setup.sample.rows else "there are no rows"
+    if not setup.sample.rows:
+        return setup.sample.missing
+    return None if setup.functions else "there are no reward functions"
 
 
 def _looks(one: Scored) -> bool:

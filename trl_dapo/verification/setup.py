@@ -52,10 +52,13 @@ class Sample:
             All of them, or a draw without replacement in the order of the dataset.
         total (`int`, *optional*):
             Rows of the dataset; `None` for a stream.
+        missing (`str`, *optional*):
+            Why there are none.
     """
 
     rows: list[dict[str, Any]]
     total: int | None
+    missing: str = "there are no rows: an environment makes up the prompts"
 
 
 def sample_rows(dataset: Any, most: int = ROWS_READ) -> Sample:
