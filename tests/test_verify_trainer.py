@@ -317,6 +317,19 @@ def test_what_a_reward_function_counts_is_put_back(tmp_path):
     assert (reward.calls, reward.seen) == (0, [])
 
 
+def test_reward_models_stay_as_they_are(tmp_path):
+    given = {
+        "reward_funcs": [tiny_reward_model(), share_reward],
+        "reward_processing_classes": [tiny_tokenizer(), None],
+    }
+    trainer = build(trl.GRPOTrainer, tiny_args(tmp_path), **given)
+    parameters = [*trainer.reward_funcs[0].parameters()]
+    report = look(trainer)
+    assert all(one is other for one, other in zip(parameters, trainer.reward_funcs[0].parameters(), strict=True))
+    assert report.finding("right_answers").status == "pass"
+    assert report.finding("answer_format").status == "skipped"
+
+
 def test_a_check_that_is_interrupted_leaves_no_trace_either(tmp_path):
     def interrupted(completion_ids, **kwargs):
         raise KeyboardInterrupt

@@ -6,7 +6,7 @@ Works on this package's trainers and on TRL's own.
 
 import copy
 from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,6 @@ from .swapped import swapped
 
 # What the host adds to while it generates, rewards or computes a loss
 _LOGS = ("_metrics", "_logs", "_pending_extra_logs", "_pending_metrics")
-# Values of a reward function's attributes that can be put back
-_SIMPLE = (bool, int, float, str, list, dict, set, tuple, type(None))
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def left_as_found(trainer: Any, functions: Iterable[Any] = ()) -> Generator[None
     model = trainer.accelerator.unwrap_model(trainer.model)
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    kept = [(vars(one), _simple(vars(one))) for one in functions if hasattr(one, "__dict__")]
+    kept = [(vars(one), _simple(vars(one))) for one in functions if _has_own_state(one)]
     try:
         for name in _LOGS:
             if name in own:
@@ -207,10 +205,18 @@ def _padded(rows: list[list[int]], left: bool) -> tuple[torch.Tensor, torch.Tens
     return ids, mask
 
 
+def _has_own_state(function: Any) -> bool:
+    return hasattr(function, "__dict__") and not isinstance(function, nn.Module)
+
+
 def _simple(attributes: dict[str, Any]) -> dict[str, Any]:
-    found = {}
-    for name, value in attributes.items():
-        if type(value) in _SIMPLE:
-            with suppress(Exception):  # a list of what cannot be copied stays what it becomes
-                found[name] = copy.deepcopy(value)
-    return found
+    """Returns copies of those attributes that are numbers, texts, or made of them; others stay what they become."""
+    return {name: copy.deepcopy(value) for name, value in attributes.items() if _is_simple(value)}
+
+
+def _is_simple(value: Any) -> bool:
+    if type(value) is dict:
+        return all(_is_simple(key) and _is_simple(one) for key, one in value.items())
+    if type(value) in (list, tuple, set):
+        return all(map(_is_simple, value))
+    return value is None or type(value) in (bool, int, float, str)

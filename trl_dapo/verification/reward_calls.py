@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerState
 
+from ..reward_model.adapter import AdapterReward
 from ..reward_model.function import RewardModelFunction
 from .setup import is_conversation
 
@@ -21,7 +22,7 @@ class RewardCrash(Exception):
 
 def is_model(function: Any) -> bool:
     """Returns whether a reward comes from a model: what it likes is learned, and no format is its business."""
-    return isinstance(function, nn.Module | str | RewardModelFunction) or not callable(function)
+    return isinstance(function, nn.Module | str | RewardModelFunction | AdapterReward) or not callable(function)
 
 
 def rewards_of(

@@ -68,6 +68,8 @@ def sample_rows(dataset: Any, most: int = ROWS_READ) -> Sample:
     if not isinstance(dataset, Dataset):
         return Sample(list(islice(iter(dataset), STREAM_ROWS)), None)
     total = len(dataset)
+    if {"image", "images"} & set(dataset.column_names):
+        most = min(most, STREAM_ROWS)  # each is decoded
     if total <= most:
         return Sample(list(dataset), total)
     # Copies of a whole dataset, one behind the other, are not seen in its beginning
