@@ -397,6 +397,14 @@ def test_no_right_answer_in_any_group_fails(tmp_path):
     assert (unknown.status, "nothing can be learned" in unknown.message) == ("fail", True)
 
 
+def test_unfinished_completions_say_nothing_about_right_answers(tmp_path):
+    one = probe([0.0] * 8, cut=[True] * 8, limit=8, run_limit=64)
+    found = by_name(check_probe(setup(tmp_path), one, BINARY))
+    assert {name: one.status for name, one in found.items()} == dict.fromkeys(found, "skipped")
+    finished = probe([0.0] * 8, limit=8, run_limit=64)
+    assert by_name(check_probe(setup(tmp_path), finished, BINARY))["right_answers"].status == "fail"
+
+
 def test_only_right_answers_are_a_warning(tmp_path):
     assert by_name(check_probe(setup(tmp_path), probe([1.0] * 8), BINARY))["right_answers"].status == "warn"
 

@@ -317,6 +317,17 @@ def test_what_a_reward_function_counts_is_put_back(tmp_path):
     assert (reward.calls, reward.seen) == (0, [])
 
 
+def test_buffers_are_put_back(tmp_path):
+    def counting(completion_ids, **kwargs):
+        trainer.model.passes += 1
+        return share_reward(completion_ids)
+
+    trainer = build(DAPOTrainer, dapo_args(tmp_path), reward_funcs=counting)
+    trainer.model.register_buffer("passes", torch.zeros(1))
+    look(trainer)
+    assert trainer.model.passes.item() == 0
+
+
 def test_reward_models_stay_as_they_are(tmp_path):
     given = {
         "reward_funcs": [tiny_reward_model(), share_reward],

@@ -35,7 +35,7 @@ def make_parser(prog: str = "trl-dapo verify") -> argparse.ArgumentParser:
         "input.",
     )
     parser.error = _refuse
-    parser.add_argument("--prompts", type=int, default=16, help="Prompts of the probe (default: 16).")
+    parser.add_argument("--prompts", type=int, default=8, help="Prompts of the probe (default: 8).")
     parser.add_argument(
         "--completions", type=int, help="Completions of each (default: num_generations, from 8 to 16)."
     )

@@ -36,7 +36,7 @@ OF_MODELS = (model_checks.REFERENCE, model_checks.MOVES)
 
 def verify(
     trainer: Any,
-    prompts: int = 16,
+    prompts: int = 8,
     completions: int | None = None,
     max_new_tokens: int | None = 256,
     listener: Listener | None = None,
@@ -61,7 +61,7 @@ def verify(
         trainer (`Any`):
             A trainer of this package, or TRL's `GRPOTrainer`, `DPOTrainer` or `RewardTrainer`, constructed and not yet
             training.
-        prompts (`int`, *optional*, defaults to `16`):
+        prompts (`int`, *optional*, defaults to `8`):
             Prompts of the probe, from all over the train dataset.
         completions (`int`, *optional*):
             Completions of each. By default `num_generations`, at least 8 and at most 16.

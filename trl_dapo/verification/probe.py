@@ -23,7 +23,7 @@ class Limits:
     How much is generated.
 
     Args:
-        prompts (`int`, *optional*, defaults to `16`):
+        prompts (`int`, *optional*, defaults to `8`):
             Prompts of the probe.
         completions (`int`, *optional*):
             Completions of each. By default `num_generations`, at least 8 and at most 16.
@@ -31,7 +31,7 @@ class Limits:
             Longest completion of the probe; never above `max_completion_length`.
     """
 
-    prompts: int = 16
+    prompts: int = 8
     completions: int | None = None
     max_new_tokens: int | None = 256
 

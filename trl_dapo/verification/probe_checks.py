@@ -66,6 +66,11 @@ def _right(probe: Probe, metric: Range | None) -> Finding:
     if not known.any():
         message = "no reward function applies to any completion of the probe"
         return Finding(RIGHT, "fail", message, setting="reward_funcs: one that applies to these rows")
+    is_unfinished = probe.is_shortened and probe.cut.double().mean().item() > MANY_CUT
+    if is_unfinished and (metric is None or not (probe.metric > metric.middle).any()):
+        return skipped(
+            RIGHT, f"none is right, and {int(probe.cut.sum())} of {len(probe.cut)} completions are unfinished"
+        )
     if metric is None:
         value = probe.metric[known][0].item()
         message = f"all {int(known.sum())} completions have the reward {value:g}, so that nothing can be learned"
