@@ -46,6 +46,13 @@ def test_a_report_is_as_bad_as_its_worst_finding(statuses, status, code):
     assert (report(*statuses).status, report(*statuses).exit_code) == (status, code)
 
 
+def test_of_several_findings_of_a_check_the_worst_is_found():
+    both = Report("dapo", (Finding("a", "pass", "one"), Finding("a", "fail", "two"), Finding("a", "skipped", "three")))
+    assert both.finding("a").message == "two"
+    with pytest.raises(KeyError):
+        both.finding("b")
+
+
 def test_json_holds_every_finding_and_no_number_that_json_has_not():
     finding = Finding("a", "fail", "m", {"x": math.nan, "y": 1.5}, "b: 2", {"list": [1, {"deep": math.inf}]})
     read = json.loads(Report("ppo", (finding,), ("a note",), 1.5).as_json())
@@ -424,6 +431,14 @@ def test_a_group_that_is_too_small_is_a_warning_with_a_size(tmp_path):
     assert finding.numbers["share_4"] == 0.25
     enough = setup(tmp_path, num_generations=8)
     assert by_name(check_probe(enough, probe([1.0] + [0.0] * 15, each=16), BINARY))["group_size"].status == "pass"
+
+
+def test_sizes_beyond_the_probe_are_not_judged(tmp_path):
+    # One of four prompts is informative
+    one = probe([1.0, 0, 1, 0] + [0.0] * 12, each=4)
+    finding = by_name(check_probe(setup(tmp_path), one, BINARY))["group_size"]
+    assert (finding.status, finding.numbers["share_4"]) == ("pass", 0.25)
+    assert "more completions in the probe" in finding.message
 
 
 def test_prompts_that_no_group_size_helps_are_a_warning(tmp_path):

@@ -171,7 +171,18 @@ def test_a_right_answer_below_a_wrong_one_fails(tmp_path):
     found = by_name(check_rewards(setup(tmp_path, functions=(upside_down,))))
     assert found["right_above_wrong"].status == "fail"
     assert found["right_above_wrong"].numbers == {"right": -1.0, "wrong": 0.0}
+    assert found["right_above_wrong"].setting == "reward_funcs: turn the sign"
     assert found["answer_format"].status == "skipped"
+
+
+def test_a_negative_weight_turns_a_reward(tmp_path):
+    found = by_name(check_rewards(setup(tmp_path, functions=(ends_right,), weights=[-1.0])))
+    assert (found["right_above_wrong"].status, found["right_above_wrong"].setting) == (
+        "fail",
+        "reward_weights: turn the sign",
+    )
+    found = by_name(check_rewards(setup(tmp_path, functions=(upside_down,), weights=[-2.0])))
+    assert [one.status for one in found.values()] == ["pass", "pass"]
 
 
 def test_a_reward_that_reads_the_answers_and_cannot_tell_them_fails(tmp_path):

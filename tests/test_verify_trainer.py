@@ -102,6 +102,8 @@ def test_a_dropout_that_is_left_on_is_seen(tmp_path):
         return model
 
     trainer = arena_trainer(tmp_path, trl.GRPOTrainer, trl.GRPOConfig, change=with_dropout)
+    # As a model that was loaded from a folder is, until it trains
+    trainer.model.eval()
     assert "sampler_agrees" in complaints(look(trainer))
     # `disable_dropout` knows modules, and this one is a number of the attention: set to 0 there is no fault
     for layer in trainer.model.model.layers:
@@ -282,6 +284,7 @@ def test_training_on_pairs_after_it_is_training_without_it(tmp_path, make):
 
 def test_nothing_of_a_trainer_is_changed(tmp_path):
     trainer = build(DAPOTrainer, dapo_args(tmp_path), reward_funcs=share_reward)
+    trainer.model.eval()
     before, weights, state = dict(vars(trainer)), snapshot(trainer.model), vars(trainer.state).copy()
     metrics = {mode: dict(values) for mode, values in trainer._metrics.items()}
     modes = [module.training for module in trainer.model.modules()]

@@ -67,7 +67,7 @@ class ThisMachine:
         for name in SILENT.keys() & values.keys():
             values[name] = SILENT[name]
         self._set_aside(values, FAST, "it changes the speed of a run and is not looked at")
-        if not self.has_gpu:
+        if not self.has_gpu or values.get("use_cpu"):
             values["use_cpu"] = True
             values["dataloader_pin_memory"] = False
             self._set_aside(values, WITHOUT_GPU, "there is no GPU here")

@@ -4,7 +4,7 @@ What each reward function gives for the right answer and for a wrong one, in eve
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..arena import arena_accuracy, parse_prompt
@@ -45,6 +45,8 @@ class Scored:
             What it raised instead.
         is_verifier (`bool`, *optional*):
             Whether it says of itself that it reads answers: by an argument, or as one of this package's scorers.
+        weight (`float`, *optional*, defaults to `1.0`):
+            Its weight: with a negative one, what it gives most for earns least.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Scored:
     wrong: Mapping[str, list[float | None]]
     crash: str | None = None
     is_verifier: bool = False
+    weight: float = 1.0
 
     def takes(self, name: str) -> bool:
         """Returns whether the right answer, in that format, scores above a wrong one in every row."""
@@ -62,7 +65,8 @@ class Scored:
         return all(_above(wrong, right) for right, wrong in self._pairs(name))
 
     def _pairs(self, name: str) -> list[tuple[float | None, float | None]]:
-        return list(zip(self.right[name], self.wrong[name], strict=True))
+        pairs = zip(self.right[name], self.wrong[name], strict=True)
+        return [(right, wrong) if self.weight >= 0 else (wrong, right) for right, wrong in pairs]
 
 
 def answer_column(setup: Setup) -> str | None:
@@ -112,8 +116,13 @@ def score(function: Any, name: str, asked: list[Asked], column: str | None, toke
 def scored_functions(setup: Setup, asked: list[Asked]) -> list[Scored]:
     """Returns the [`Scored`] of each reward function of the raw metric that is no model."""
     column = answer_column(setup)
-    chosen = [(setup.functions[place], setup.names[place]) for place in setup.metric_columns]
-    return [score(one, name, asked, column, setup.tokenizer) for one, name in chosen if not is_model(one)]
+    found = []
+    for place, weight in zip(setup.metric_columns, setup.metric_weights, strict=True):
+        function = setup.functions[place]
+        if not is_model(function):
+            scored = score(function, setup.names[place], asked, column, setup.tokenizer)
+            found.append(replace(scored, weight=weight))
+    return found
 
 
 def scorer_for(asked: list[Asked], tokenizer: Any) -> str | None:

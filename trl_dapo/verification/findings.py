@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 
 Status = Literal["pass", "warn", "fail", "skipped"]
+SEVERITY: tuple[Status, ...] = ("skipped", "pass", "warn", "fail")
 STATUSES: tuple[Status, ...] = ("pass", "warn", "fail", "skipped")
 
 
@@ -84,11 +85,11 @@ class Report:
         return int(self.status == "fail")
 
     def finding(self, name: str) -> Finding:
-        """Returns the finding of that name; raises `KeyError` if there is none."""
-        for finding in self.findings:
-            if finding.name == name:
-                return finding
-        raise KeyError(name)
+        """Returns the finding of that name, the worst if there are several; raises `KeyError` if there is none."""
+        found = [finding for finding in self.findings if finding.name == name]
+        if not found:
+            raise KeyError(name)
+        return max(found, key=lambda finding: SEVERITY.index(finding.status))
 
     def summary(self) -> str:
         """Returns one line: how many checks passed, warned, failed and were skipped."""

@@ -127,7 +127,8 @@ def _group_size(setup: Setup, probe: Probe) -> Finding:
             numbers,
             "dataset_name: prompts with pass rates nearer to a half",
         )
-    return Finding(GROUPS, "pass", f"{message}. A larger group adds little", numbers)
+    what = "Larger ones take more completions in the probe" if own >= probe.per_prompt else "A larger one adds little"
+    return Finding(GROUPS, "pass", f"{message}. {what}", numbers)
 
 
 def informative_and_dead(metric: torch.Tensor, shaped: torch.Tensor, size: int, tolerance: float) -> tuple[int, int]:

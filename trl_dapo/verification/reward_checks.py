@@ -81,9 +81,10 @@ def _order_finding(readers: list[Scored]) -> Finding:
         return Finding(
             ORDER,
             "fail",
-            f"{one.name} gives the right answer {_number(right)} and a wrong one {_number(wrong)}, as {name}",
+            f"{one.name} gives the right answer {_number(right)} and a wrong one {_number(wrong)}, as {name}, and has "
+            f"the weight {one.weight:g}",
             {"right": _float(right), "wrong": _float(wrong)},
-            "reward_funcs: turn the sign of the reward",
+            f"{'reward_weights' if one.weight < 0 else 'reward_funcs'}: turn the sign",
         )
     best = [(one, name) for one in readers if not one.crash for name in one.right if one.takes(name)]
     if not best:
