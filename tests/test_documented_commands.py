@@ -12,6 +12,7 @@ from accelerate.commands.launch import launch_command_parser
 from test_cli import ROOT, model_dir, workspace  # noqa: F401
 from test_reward_adapter import reward_adapter
 from trl_dapo.cli import demo
+from trl_dapo.cli import eval as evaluation
 from trl_dapo.cli.commands import COMMANDS
 from trl_dapo.cli.main import main
 
@@ -103,6 +104,13 @@ def test_options_of_the_demo_exist():
             demo._check(demo.make_parser().parse_args(words[2:]))
 
 
+def test_options_of_the_evaluation_exist():
+    found = [words[2:] for words in of("trl-dapo") if words[1] == "eval"]
+    assert len(found) >= 5
+    for words in found:
+        evaluation.parse(words)
+
+
 def test_accelerate_takes_its_commands():
     for words in of("accelerate"):
         if words == ["accelerate", "launch"]:
@@ -111,7 +119,7 @@ def test_accelerate_takes_its_commands():
         if args.config_file and args.config_file.startswith("examples"):
             assert (ROOT / args.config_file).is_file()
         if args.module:
-            assert args.training_script.removeprefix("trl_dapo.cli.") in COMMANDS
+            assert args.training_script.removeprefix("trl_dapo.cli.") in {*COMMANDS, "eval"}
 
 
 def test_scripts_exist_and_read_their_options():

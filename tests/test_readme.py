@@ -58,6 +58,17 @@ def test_python_blocks_run_one_after_the_other(hub, small):
         exec(compile(script, "README.md", "exec"), names)
 
 
+def test_the_example_of_an_evaluation_during_training_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (script,) = blocks((ROOT / "docs" / "evaluation.md").read_text(), "python")
+    names = {}
+    exec(compile(script, "evaluation.md", "exec"), names)
+    assert sorted(names["accuracy"]) == [0, 2, 4]
+    assert all(0.1 < share < 0.9 for share in names["accuracy"].values())
+    written = sorted(path.name for path in (tmp_path / "arena-run" / "evaluations").iterdir())
+    assert written == ["step-0", "step-2", "step-4"]
+
+
 @pytest.mark.parametrize("path", [ROOT / "README.md", *DOCS], ids=lambda path: path.name)
 def test_every_python_block_is_python(path):
     for block in blocks(path.read_text(), "python"):

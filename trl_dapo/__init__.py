@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .dapo.trainer import DAPOTrainer
     from .dpo.config import DPOConfig
     from .dpo.trainer import DPOTrainer
+    from .evaluation.callback import EvaluationCallback
     from .grpo.config import GRPOConfig
     from .grpo.trainer import GRPOTrainer
     from .ppo.config import PPOConfig
@@ -29,6 +30,7 @@ __all__ = [
     "DAPOTrainer",
     "DPOConfig",
     "DPOTrainer",
+    "EvaluationCallback",
     "GRPOConfig",
     "GRPOTrainer",
     "PPOConfig",
@@ -45,6 +47,7 @@ _HOMES = {
     "DAPOTrainer": ".dapo.trainer",
     "DPOConfig": ".dpo.config",
     "DPOTrainer": ".dpo.trainer",
+    "EvaluationCallback": ".evaluation.callback",
     "GRPOConfig": ".grpo.config",
     "GRPOTrainer": ".grpo.trainer",
     "PPOConfig": ".ppo.config",

@@ -3,8 +3,6 @@ Measures an arena policy: accuracy of sampled completions, by length, and the sh
 """
 
 from collections import defaultdict
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -12,6 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..host.modes import eval_mode
 from .task import Style, arena_accuracy, is_sound, style_of
 
 
@@ -137,7 +136,7 @@ def sample(
     # Samples of one prompt are contiguous, as in a group
     prompts = [prompt for prompt in dataset["prompt"] for _ in range(samples)]
     scored: list[Sample] = []
-    with _eval_mode(model), torch.random.fork_rng(), torch.no_grad():
+    with eval_mode(model), torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         for first in range(0, len(prompts), batch_size):
             scored += _sample(model, tokenizer, prompts[first : first + batch_size], generation_config)
@@ -183,15 +182,3 @@ def _summarise(scored: list[Sample], lengths: list[int]) -> ArenaScore:
         right=next((sample for sample in scored if sample.accuracy == 1.0), None),
         wrong=next((sample for sample in scored if sample.accuracy == 0.0), None),
     )
-
-
-@contextmanager
-def _eval_mode(model: PreTrainedModel) -> Generator[None]:
-    # `model.train(mode)` would set all submodules alike, even those that were in another mode
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

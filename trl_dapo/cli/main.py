@@ -17,6 +17,7 @@ INTERRUPTED = 130
 SUMMARIES = {
     **{command.name: command.summary for command in COMMANDS.values()},
     "verify": "check a run before it is started: reward, data, tokenizer, model and settings",
+    "eval": "measure accuracy on held-out questions: avg@k, pass@k, maj@k, with intervals",
     "demo": "compare DAPO with GRPO on the built-in task, on a CPU",
 }
 LINES = "\n".join(f"  {name:<8}{summary}" for name, summary in SUMMARIES.items())
@@ -64,6 +65,10 @@ def _command(name: str) -> Callable[[list[str]], int]:
         from .demo import main as demo
 
         return demo
+    if name == "eval":
+        from .eval import main as evaluate
+
+        return evaluate
     raise UsageError(f"{name!r} is not a command: the commands are {', '.join(SUMMARIES)}. See `trl-dapo --help`.")
 
 

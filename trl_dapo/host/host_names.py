@@ -124,11 +124,13 @@ GRPO = Names(
         "environments",
         "eos_token_ids",
         "generation_config",
+        "generation_kwargs",
         "log_completions",
         "loss_type",
         "mask_truncated_completions",
         "max_completion_length",
         "num_generations",
+        "num_generations_eval",
         "num_iterations",
         "pad_to_multiple_of",
         "reward_func_names",
@@ -196,7 +198,18 @@ DPO = Names(
     attributes=("_metrics", "_precompute_model_hash", "precompute_ref_logps"),
 )
 
-TRAINERS = {"GRPOTrainer": GRPO, "RewardTrainer": REWARD, "DPOTrainer": DPO}
+# What an evaluation during training generates with
+_GENERATION = ("generation_config", "generation_kwargs", "num_generations_eval", "use_vllm", "vllm_generation")
+
+RLOO = Names(
+    called={"_generate": Arguments(("self", "prompts"))},
+    attributes=("_metrics", "_tokenizer", "eos_token_ids", *_GENERATION),
+)
+
+TRAINERS = {"GRPOTrainer": GRPO, "RewardTrainer": REWARD, "DPOTrainer": DPO, "RLOOTrainer": RLOO}
+
+# Those that generate
+ONLINE = ("GRPOTrainer", "RLOOTrainer")
 
 # The first TRL release that has an attribute, where the oldest supported one has not. Before 1.14.2, GRPOTrainer knew
 # one end token, the tokenizer's.
@@ -259,6 +272,7 @@ INHERITED = {
         called={"_get_output_dir": Arguments(("self",), ("trial",))},
     ),
     "DPOTrainer": Names(overridden=_CHECKPOINTS, called={"_get_output_dir": Arguments(("self",), ("trial",))}),
+    "RLOOTrainer": Names(called={"log": Arguments(("self", "logs"))}),
 }
 
 # ------------------------------------------------------------------------------ what is used of other classes

@@ -93,7 +93,7 @@ class Shape:
     def _refused(self, row: Mapping[str, Any], index: int, column: str, flaw: str, option: str) -> ProblemError:
         return ProblemError(
             f"{option}={column}: in row {index} of the {self.split} split it {flaw}. The columns are "
-            f"{listed_columns(row)}. Name another, or mend the row."
+            f"{listed_columns(row)}. Name another, or correct the row."
         )
 
 

@@ -4,6 +4,7 @@ The rule of boxes: what the last `\boxed{...}` holds is the solution, but for th
 Texts are compared, not what they mean: x+1 is not 1+x. Numbers are compared by value.
 """
 
+import functools
 import re
 
 from .last_number import ascii_digits, only_number
@@ -44,16 +45,20 @@ def judge(completion: str, solution: str) -> Verdict:
 def last_box(text: str) -> str | None:
     r"""Returns what is in the last closed `\boxed{...}`, in one pass. Escaped braces are text."""
     opened: list[int | None] = []  # where each open brace's content starts, if it is a box
-    last = None
+    last = slice(0, 0)
     for token in BOX.finditer(text):
         if token[0] == "}":
             start = opened.pop() if opened else None
-            last = last if start is None else text[start : token.start()]
+            # Of boxes in a box, the innermost is the answer
+            if start is not None and start > last.start:
+                last = slice(start, token.start())
         elif token[0].endswith("{") and token[0] != "\\{":
             opened.append(token.end() if token[0].startswith("\\") else None)
-    return last
+    return text[last] if last.start else None
 
 
+# Every completion of a group has the same solution
+@functools.lru_cache(maxsize=1024)
 def normalised(answer: str) -> str:
     """Returns the normal form of an answer: without spaces, units and commands that change only its looks."""
     text = UNIT.sub("", answer.strip().rstrip("."))

@@ -6,6 +6,7 @@ normalisation is Listing 1 in Appendix D of the Minerva paper (https://huggingfa
 recipe adds: boxes are opened.
 """
 
+import functools
 import re
 
 from .verdicts import NO_ANSWER, Verdict, compared
@@ -71,6 +72,8 @@ def judge(completion: str, solution: str) -> Verdict:
     return compared(normalised(lines[-1]), normalised(solution)) if lines else NO_ANSWER
 
 
+# Every completion of a group has the same solution
+@functools.lru_cache(maxsize=1024)
 def normalised(answer: str) -> str:
     """Returns the normal form of an answer; two answers are equal if their normal forms are."""
     answer = answer.rpartition("=")[2]

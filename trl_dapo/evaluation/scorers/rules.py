@@ -6,7 +6,7 @@ promise no such bound.
 """
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 from . import boxes, last_number, letters, minerva, whole_text
@@ -15,23 +15,24 @@ from .verdicts import Verdict
 from .workers import judge_in_workers
 
 
-def judge_here(
-    rule: Callable[[str, str], Verdict],
-    scorer: Scorer,
-    texts: list[str],
-    solutions: list[str],
-    columns: dict[str, Any],
-) -> list[Verdict]:
-    """Returns the verdicts of a rule of this package."""
-    return [rule(text, solution) for text, solution in zip(texts, solutions, strict=True)]
+@dataclass(frozen=True)
+class Here:
+    """A rule of this package: called on one answer after the other, in this process."""
+
+    rule: Callable[[str, str], Verdict]
+
+    def __call__(
+        self, scorer: Scorer, texts: list[str], solutions: list[str], columns: dict[str, Any]
+    ) -> list[Verdict]:
+        return [self.rule(text, solution) for text, solution in zip(texts, solutions, strict=True)]
 
 
 JUDGES: dict[str, Callable[[Scorer, list[str], list[str], dict[str, Any]], list[Verdict]]] = {
-    "dapo_math": partial(judge_here, minerva.judge),
-    "boxed": partial(judge_here, boxes.judge),
-    "exact": partial(judge_here, whole_text.judge),
-    "number": partial(judge_here, last_number.judge),
-    "multiple_choice": partial(judge_here, letters.judge),
+    "dapo_math": Here(minerva.judge),
     "math_verify": judge_in_workers,
+    "boxed": Here(boxes.judge),
+    "exact": Here(whole_text.judge),
+    "number": Here(last_number.judge),
+    "multiple_choice": Here(letters.judge),
     "reasoning_gym": judge_in_workers,
 }

@@ -4,6 +4,7 @@ The scorer: one rule as a reward function for TRL and as a judge in evaluations.
 It reads texts, asks its rule for a verdict on each, and turns verdicts into rewards. It knows no rule itself.
 """
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from .verdicts import ANSWER_CHARACTERS, Judgement, Verdict
 
 
 logger = logging.getLogger(__name__)
+
+# What TRL passes beside the data set's columns
+OF_THE_TRAINER = ("prompts", "completion_ids", "environments")
 
 RIGHT = 0.999  # scores of reasoning-gym are sums of floats
 
@@ -110,17 +114,23 @@ class Scorer:
         Raises:
             `ValueError`: If a solution is no text, or a column is missing or has another length.
         """
-        if isinstance(solutions, str) or len(solutions) != len(completions):
-            given = "one text" if isinstance(solutions, str) else f"{len(solutions)} entries"
-            raise ValueError(f"{self.name}: solution has {given}, and completions {len(completions)}. Give one each.")
         for name in self.columns:
-            if name != "solution" and columns.get(name) is None:
-                raise ValueError(self._missing(name, {"solution": solutions, **columns}))
+            self._check_column(name, {"solution": solutions, **columns}, len(completions))
         texts = [completion_text(completion, row) for row, completion in enumerate(completions)]
         answers = [self._solution(solution, row) for row, solution in enumerate(solutions)]
         verdicts = self.judge_texts(self, texts, answers, columns)
-        self._tell_unreadable(verdicts, answers)
+        self._tell_unreadable(verdicts, columns["entry"] if "entry" in self.columns else solutions)
         return [self._judgement(verdict) for verdict in verdicts]
+
+    def _check_column(self, name: str, columns: dict[str, Any], size: int) -> None:
+        column = columns.get(name)
+        if column is None:
+            raise ValueError(self._missing(name, columns))
+        if isinstance(column, str) or len(column) != size:
+            given = "is one text" if isinstance(column, str) else f"has {len(column)} rows"
+            raise ValueError(
+                f"{self.name}: the column {name!r} {given} for {size} completions. Give one row for each."
+            )
 
     def _solution(self, solution: Any, row: int) -> str:
         # A rule that reads an entry finds all that it needs there: some tasks have many right answers and name none
@@ -135,22 +145,26 @@ class Scorer:
         outcome = "right" if verdict.score >= RIGHT else "wrong"
         return Judgement(outcome, lowest + (highest - lowest) * verdict.score, _storable(verdict.answer))
 
-    def _tell_unreadable(self, verdicts: list[Verdict], solutions: list[str]) -> None:
-        for row, verdict in enumerate(verdicts):
+    def _tell_unreadable(self, verdicts: list[Verdict], solutions: list[Any]) -> None:
+        for verdict, solution in zip(verdicts, solutions, strict=True):
             if not verdict.readable_solution:
-                logger.warning(
-                    "%s: the solution %s cannot be read, so its completions get no reward. Correct the data set, or "
-                    "choose another scorer.",
-                    *(self.name, shown(solutions[row])),
-                )
-                return
+                _tell_unreadable(self.name, self.columns[0], shown(solution))
 
     def _missing(self, column: str, columns: dict[str, Any]) -> str:
-        there = [name for name, value in columns.items() if isinstance(value, list)]
+        there = [name for name, value in columns.items() if isinstance(value, list) and name not in OF_THE_TRAINER]
         return (
             f"{self.name}: the data set has no column {column!r}; its columns are {', '.join(there) or 'none'}. "
             f"Rename the one that is meant to {column!r}."
         )
+
+
+@functools.lru_cache(maxsize=256)
+def _tell_unreadable(name: str, column: str, solution: str) -> None:
+    """Says it once: a data set passes by many times."""
+    logger.warning(
+        "%s cannot read the %s %s: its completions get no reward. Correct the data set, or choose another scorer.",
+        *(name, column, solution),
+    )
 
 
 def shares(judgements: list[Judgement]) -> dict[str, float]:

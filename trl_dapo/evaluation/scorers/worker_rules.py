@@ -35,10 +35,11 @@ def _math_verify() -> Rule:
     # Says at every answer that its own time limits are off: they work in the main thread alone, and ours everywhere
     for module in ("parser", "grader", "utils"):
         logging.getLogger(f"math_verify.{module}").setLevel(logging.CRITICAL)
-    # As in TRL's `accuracy_reward`: a box first, and no formula that the text does not announce
+    # As in TRL's `accuracy_reward`: a box first, and no formula that the text does not announce. Beyond it, \frac12
+    # and \sqrt2 are read, which are right in LaTeX
     extraction = [
         LatexExtractionConfig(
-            normalization_config=NormalizationConfig(units=True),
+            normalization_config=NormalizationConfig(units=True, malformed_operators=True),
             boxed_match_priority=0,
             try_extract_without_anchor=False,
         )
@@ -46,7 +47,7 @@ def _math_verify() -> Rule:
 
     @functools.lru_cache(maxsize=512)
     def parsed_solution(solution: str) -> Any:
-        # Left to itself, the library reads the first number of a bare formula: 11 of 11\\sqrt{2}
+        # Left to itself, the library reads the first number of a bare formula: 11 of 11\sqrt{2}
         if not any(sign in solution for sign in DELIMITERS):
             boxed = f"\\boxed{{{only_number(solution) or solution}}}"
             if parsed := parse(boxed, extraction, parsing_timeout=0):
@@ -88,6 +89,7 @@ def _as_made(value: Any) -> Any:
 
 def _reasoning_gym() -> Rule:
     import reasoning_gym
+    from reasoning_gym.factory import DATASETS
 
     read_without_eval([module for module in EVALUATING if module in sys.modules])
     # Annotated there as taking nothing
@@ -97,6 +99,8 @@ def _reasoning_gym() -> Rule:
     def judge(text: str, solution: str, entry: Any) -> Verdict:
         entry = json.loads(entry)
         task = entry["metadata"]["source_dataset"]
+        if task not in DATASETS:
+            return UNREADABLE_SOLUTION
         _, opening, answer = text.rpartition("<answer>")
         answer, closing, _ = answer.partition("</answer>")
         if not (opening and closing):

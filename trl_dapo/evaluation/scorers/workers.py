@@ -106,6 +106,12 @@ class Pool:
         self.workers.append(worker)
         return worker
 
+    def forget_ended(self) -> None:
+        """Leaves out workers that something else has ended. No answer is to blame for them."""
+        for worker in [worker for worker in self.workers if worker.process.poll() is not None]:
+            self.workers.remove(worker)
+            worker.forget()
+
     def end(self) -> None:
         """Ends all workers."""
         while self.workers:
@@ -125,6 +131,7 @@ class Round:
 
     def run(self) -> list[Verdict]:
         with selectors.DefaultSelector() as self.selector:
+            self.pool.forget_ended()
             for worker in self.pool.workers[: self.size]:
                 self._watch(worker)
             while len(self.verdicts) < len(self.rows):
