@@ -76,7 +76,6 @@ def _setup(command: Command, arguments: Arguments, kwargs: dict[str, Any]) -> Se
         no_tokenizer,
         ends=None if tokenizer is None else end_tokens(tokenizer, model),
         context=None if model is None else context_of(model.config),
-        model_name=str(arguments.model_args.model_name_or_path),
     )
 
 

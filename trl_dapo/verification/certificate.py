@@ -118,7 +118,6 @@ def setup_of(trainer: Any) -> Setup:
         trainer.processing_class,
         ends=end_tokens(trainer.processing_class, model, stops),
         context=context_of(model.config),
-        model_name=str(getattr(model.config, "name_or_path", "")),
     )
 
 
@@ -158,7 +157,7 @@ def examine(
         findings = _without_model(setup)
         metric = _range(setup) if setup.generates else None
         if trainer is None:
-            findings += _made(check_penalty, "length_penalty", setup, metric)
+            findings += _made(check_penalty, "length_penalty", setup, metric) if setup.generates else []
             findings += [skipped(name, "the model was not loaded") for name in _names_with_model(setup)]
         else:
             findings += _with_model(trainer, setup, limits, metric, tell)

@@ -103,8 +103,6 @@ class Setup:
             Where the tokenizer is known.
         context (`int`, *optional*):
             Tokens that the model has positions for.
-        model_name (`str`, *optional*):
-            Name of the model.
     """
 
     kind: str
@@ -117,7 +115,6 @@ class Setup:
     no_tokenizer: str = ""
     ends: EndTokens | None = None
     context: int | None = None
-    model_name: str = ""
 
     @property
     def generates(self) -> bool:
