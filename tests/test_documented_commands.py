@@ -88,6 +88,16 @@ def test_a_training_command_is_planned_as_it_stands(readers_folder, capfd, words
         assert f"{flag.lstrip('-')}" in out or flag == "--accelerate_config", flag
 
 
+@pytest.mark.parametrize(
+    "words", sorted({tuple(w) for _, w in SHOWN if w[:2] == ["trl-dapo", "verify"]}), ids=" ".join
+)
+def test_a_certificate_can_be_asked_for_as_it_stands(readers_folder, capfd, words):
+    code = main([*words[1:], *([] if "--quick" in words else ["--quick"])])
+    out, _ = capfd.readouterr()
+    assert code in (0, 1)
+    assert "clipping" in out
+
+
 def test_options_of_the_demo_exist():
     for words in of("trl-dapo"):
         if words[1] == "demo":

@@ -67,6 +67,9 @@ LEAVES = {
     "problems.prompts": (set(), {"problems.files"}),
     "reward_model.calibration": ({"torch"}, set()),
     "reward_model.statistics": ({"torch"}, set()),
+    "verification.answer_formats": (set(), set()),
+    "verification.findings": (set(), set()),
+    "verification.group_shares": (set(), set()),
 }
 
 

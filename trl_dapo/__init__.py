@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .reward_model.config import RewardConfig
     from .reward_model.function import RewardModelFunction
     from .reward_model.trainer import RewardTrainer
+    from .verification.certificate import verify
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "RewardModelFunction",
     "RewardTrainer",
     "__version__",
+    "verify",
 ]
 
 _HOMES = {
@@ -53,6 +55,7 @@ _HOMES = {
     "RewardConfig": ".reward_model.config",
     "RewardModelFunction": ".reward_model.function",
     "RewardTrainer": ".reward_model.trainer",
+    "verify": ".verification.certificate",
 }
 
 

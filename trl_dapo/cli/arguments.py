@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn, cast
 
 from transformers import TrainingArguments
@@ -47,6 +47,7 @@ class CommandParser(TrlParser):
     Attributes:
         processes (`int`): how many processes share the batch.
         notes (`list[str]`): one line for each default that gave way to a field that the user set.
+        change (`Callable[[dict], None]`): what changes the values, by field, before any config is made of them.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class CommandParser(TrlParser):
         self.arena_defaults = arena_defaults
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.notes: list[str] = []
+        self.change: Callable[[dict[str, Any]], None] = lambda values: None
         self._is_planning = False
         self._set_aside = SetAside({})
         self._file_values: dict[str, Any] = {}
@@ -106,6 +108,7 @@ class CommandParser(TrlParser):
         given = {*self._file_values, *self._written(args)}
         _check_text(vars(namespace))
         self._fill_in(vars(namespace), given)
+        self.change(vars(namespace))
         if self._is_planning and vars(namespace).get("dry_run"):
             self._set_aside = SetAside.take(vars(namespace))
         return namespace, unknown

@@ -6,10 +6,11 @@ import argparse
 import subprocess
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .children import Ended, ended_with_us
 from .commands import Command
@@ -28,26 +29,72 @@ SIGNALLED = 128
 ON_CPU = ["--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
-def run(command: Command, argv: list[str]) -> int:
-    """Runs a command and returns its exit code."""
-    argv = split_config_flag(argv)
+@dataclass(frozen=True)
+class Plan:
+    """
+    A run that was checked and not started.
+
+    Args:
+        parser ([`CommandParser`]):
+            Of the command.
+        arguments (`Any`):
+            The [`Arguments`], as its processes will have them.
+        processes (`int`):
+            How many there will be.
+        launch_args (`argparse.Namespace`):
+            Arguments of `accelerate launch`.
+        from_file, from_command_line (`list[str]`):
+            The words that these were made from.
+    """
+
+    parser: "CommandParser"
+    arguments: Any
+    processes: int
+    launch_args: argparse.Namespace
+    from_file: list[str]
+    from_command_line: list[str]
+
+
+def plan(command: Command, argv: list[str], prog: str, also: Sequence[str] = ()) -> Plan:
+    """
+    Returns the run that the words ask for, or raises [`UsageError`] for the first mistake found.
+
+    Args:
+        command ([`Command`]):
+            Row of the table.
+        argv (`list[str]`):
+            What the user wrote, after [`split_config_flag`].
+        prog (`str`):
+            Name of the program in its help.
+        also (`Sequence[str]`, *optional*):
+            Words of the command that win over the user's.
+    """
     set_environment(read_config_file(argv))
     # Imported here, because it takes seconds and its libraries read the environment
     from .script import make_parser
 
-    parser = make_parser(command, prog=f"trl-dapo {command.name}")
+    parser = make_parser(command, prog=prog)
     from_file, from_command_line = parser.unknown_words(argv)
     launch_args = _launch_args(from_file, from_command_line, parser, command.module)
-    parser.plan_for(_processes(launch_args))
+    processes = _processes(launch_args)
+    parser.plan_for(processes)
     with _quietly():
-        arguments = parser.parse(argv)
+        arguments = parser.parse([*argv, *also])
         command.load("preflight")(arguments)
+    return Plan(parser, arguments, processes, launch_args, from_file, from_command_line)
+
+
+def run(command: Command, argv: list[str]) -> int:
+    """Runs a command and returns its exit code."""
+    argv = split_config_flag(argv)
+    planned = plan(command, argv, f"trl-dapo {command.name}")
+    arguments, launch_args = planned.arguments, planned.launch_args
     if arguments.script_args.dry_run:
         command.load("print_dry_run")(arguments, command.load("host_config"))
         return 0
-    if arguments.training_args.use_cpu and not from_file + from_command_line:
-        launch_args = _launch_args([], ON_CPU, parser, command.module)
-    launch_args.training_script_args = without_words(argv, from_command_line)
+    if arguments.training_args.use_cpu and not planned.from_file + planned.from_command_line:
+        launch_args = _launch_args([], ON_CPU, planned.parser, command.module)
+    launch_args.training_script_args = without_words(argv, planned.from_command_line)
     return _launch(launch_args)
 
 

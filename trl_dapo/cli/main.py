@@ -16,6 +16,7 @@ INTERRUPTED = 130
 
 SUMMARIES = {
     **{command.name: command.summary for command in COMMANDS.values()},
+    "verify": "check a run before it is started: reward, data, tokenizer, model and settings",
     "eval": "measure accuracy on held-out questions: avg@k, pass@k, maj@k, with intervals",
     "demo": "compare DAPO with GRPO on the built-in task, on a CPU",
 }
@@ -56,6 +57,10 @@ def _command(name: str) -> Callable[[list[str]], int]:
         from .launch import run
 
         return partial(run, COMMANDS[name])
+    if name == "verify":
+        from .verify import main as verify
+
+        return verify
     if name == "demo":
         from .demo import main as demo
 
@@ -64,9 +69,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
         from .eval import main as evaluate
 
         return evaluate
-    raise UsageError(
-        f"{name!r} is not a command: the commands are {', '.join(COMMANDS)}, eval and demo. See `trl-dapo --help`."
-    )
+    raise UsageError(f"{name!r} is not a command: the commands are {', '.join(SUMMARIES)}. See `trl-dapo --help`.")
 
 
 if __name__ == "__main__":

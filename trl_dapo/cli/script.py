@@ -81,7 +81,11 @@ def main(
 
 def build_trainer(command: Command, arguments: Arguments) -> Any:
     """Returns the trainer. If it refuses its arguments, that is a [`UsageError`], and no new folder is left behind."""
-    kwargs = command.load("trainer_arguments")(arguments)
+    return construct(command, arguments, command.load("trainer_arguments")(arguments))
+
+
+def construct(command: Command, arguments: Arguments, kwargs: dict[str, Any]) -> Any:
+    """Returns the trainer with these keyword arguments, as [`build_trainer`] does."""
     output_dir = Path(str(arguments.training_args.output_dir))
     existed = output_dir.exists()
     try:

@@ -139,6 +139,7 @@ GRPO = Names(
         "reward_weights",
         "rollout_func",
         "shuffle_dataset",
+        "tools",
         "use_vllm",
         "vllm_generation",
         "vllm_importance_sampling_correction",

@@ -176,7 +176,7 @@ def _settle_reference(trainer: Any, model: Any, logps: Logps, chosen: bool) -> b
             f"The reference that TRL loads by the name of `model`, {name!r}, has other parameters than the model that "
             f"was given: {unlike}. Save the model and give its folder as `model`."
         )
-    worst = _difference(trainer, model, logps)
+    worst = reference_difference(trainer, model, logps)
     if worst <= tolerance(model):
         return False
     if chosen:
@@ -186,7 +186,7 @@ def _settle_reference(trainer: Any, model: Any, logps: Logps, chosen: bool) -> b
         before = logps(model)
         _copy_policy(trainer, model)
         moved = (logps(model) - before).abs().max().item()
-    left = max(moved, _difference(trainer, model, logps))
+    left = max(moved, reference_difference(trainer, model, logps))
     if left > tolerance(model):
         raise ValueError(
             f"The reference is not the starting policy: log-probabilities differ by up to {left:.3g} nats. "
@@ -220,7 +220,8 @@ def _other_shapes(model: nn.Module, reference: nn.Module) -> str | None:
 
 
 @torch.no_grad()
-def _difference(trainer: Any, model: Any, logps: Logps) -> float:
+def reference_difference(trainer: Any, model: Any, logps: Logps) -> float:
+    """Returns the largest difference between log-probabilities of policy and reference, in nats."""
     policy = logps(model)
     if getattr(trainer, "ref_model", None) is not None:
         with as_it_was(trainer.accelerator.unwrap_model(trainer.ref_model)):
