@@ -16,6 +16,7 @@ from accelerate.utils import DistributedType
 from fsdp_worker import full_parameters, trainer_of
 from tiny import snapshot, tiny_model, tiny_tokenizer
 from trl_dapo.cli.dapo import make_parser
+from trl_dapo.cli.eval import make_parser as eval_parser
 from trl_dapo.cli.launch import _launch_args, _processes
 
 
@@ -111,12 +112,17 @@ def test_second_node_is_told_on_the_command_line():
 def test_files_and_options_of_commands_exist(path):
     # As in a shell: a backslash at the end of a line, and a comment's `#`, go on with the command
     text = re.sub(r"\\\n#?", " ", path.read_text())
-    known = {option for action in launch_command_parser()._actions for option in action.option_strings}
+    known, evaluated = (
+        {option for action in parser._actions for option in action.option_strings}
+        for parser in (launch_command_parser(), eval_parser())
+    )
     for command in re.findall(r"(?:accelerate launch|trl-dapo dapo)(?: [^\n`#]*)?", text):
         for name in re.findall(r"--(?:config_file|accelerate_config)[ =](\S+)", command):
             assert (ROOT / name).is_file() or not re.search(r"[/.]", name), name
         if command.startswith("accelerate launch"):
-            assert set(re.findall(r"--[a-z_]+", command)) <= known
+            own, _, behind = command.partition(" --module trl_dapo.cli.eval")
+            assert set(re.findall(r"--[a-z_]+", own)) <= known
+            assert set(re.findall(r"--[a-z_]+", behind)) <= evaluated
 
 
 def test_each_file_is_in_the_document_and_shows_its_command():
