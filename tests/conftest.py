@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -9,6 +10,10 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 # Tiny matrices: a second thread costs more than it brings, and results must not depend on the number of cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell gives what it starts in the background no Ctrl-C, and processes that tests start would inherit that
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hypothesis import settings
 

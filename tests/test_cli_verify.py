@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from test_cli import ROOT, flags, model_dir, refused, settings, workspace, write  # noqa: F401
 from test_cli_preferences import settings as pair_settings  # noqa: F401
+from test_problems import needs_gym
 from trl_dapo.cli import this_machine, verify
 from trl_dapo.cli.commands import COMMANDS
 from trl_dapo.cli.main import main
@@ -204,6 +205,7 @@ def test_quick_downloads_nothing(settings, capfd):
     assert (statuses(report)["copies"], statuses(report)["end_tokens"]) == ("pass", "skipped")
 
 
+@needs_gym
 def test_quick_reads_problems_that_are_made_here(settings, capfd):
     gym = {**settings, "dataset_name": "reasoning-gym:basic_arithmetic", "reward_funcs": "reasoning_gym"}
     found = statuses(run(capfd, *write(gym), "--quick")[1])
