@@ -247,9 +247,7 @@ def test_a_dry_run_needs_no_reasoning_gym(problems, monkeypatch, capfd):
         ({"answer_column": "truth"}, ["answer_column=truth: there is no such column", "level"]),
         ({"answer_column": None, "dataset_name": "data", "prompt_column": "answr"}, ["prompt_column=answr"]),
         ({"prompt_template": "Solve it."}, ["prompt_template='Solve it.'", "{question}"]),
-        pytest.param(
-            {"reward_funcs": ["reasoning_gym"]}, ["reasoning_gym needs the column 'entry'"], marks=needs_gym
-        ),
+        pytest.param({"reward_funcs": ["reasoning_gym"]}, ["reasoning_gym needs the column 'entry'"], marks=needs_gym),
         ({"reward_funcs": ["dapo-math"]}, ["unknown reward function 'dapo-math'", "dapo_math"]),
         ({"unparseable_reward": float("inf")}, ["unparseable_reward=inf"]),
         ({"scorer_time_limit": 0}, ["scorer_time_limit=0", "above 0"]),
