@@ -4,11 +4,12 @@
 import json
 
 import pytest
+from datasets import Dataset
 
 from test_cli import flags, model_dir, parse, refused, settings, workspace, write  # noqa: F401
 from test_cli_problems import NESTED, hub, problems, write_lines  # noqa: F401
 from trl_dapo.cli.commands import COMMANDS
-from trl_dapo.cli.held_out import held_out, when
+from trl_dapo.cli.held_out import _asked_alike, held_out, when
 from trl_dapo.cli.main import main
 
 
@@ -41,7 +42,7 @@ def test_accuracy_is_logged_at_the_start_and_after_each_step(run, workspace, com
 
 def test_questions_are_asked_as_in_training(run):
     rows, scorer = found({**run, "prompt_template": "Q: {question} End with `Answer: ...`"})["others"]
-    assert rows[0]["prompt"][-1]["content"] == "Q: 0+1? End with `Answer: ...`"
+    assert rows[0]["prompt"] == "Q: 0+1? End with `Answer: ...`"
     assert rows["solution"] == ["1", "2", "3", "4"]
     assert scorer.__name__ == "dapo_math"
 
@@ -57,6 +58,27 @@ def test_questions_are_asked_as_in_training(run):
 )
 def test_the_scorer_is_the_one_that_is_trained_with(run, name, fields, scorer):
     assert found({**run, **fields})[name][1].__name__ == scorer
+
+
+def test_the_scorer_has_the_options_of_training(run):
+    scorer = found({**run, "reward_funcs": ["number"], "scorer_time_limit": 30, "unparseable_reward": -2})["others"][1]
+    assert (scorer.time_limit, scorer.unparseable_reward) == (30.0, -2.0)
+
+
+@pytest.mark.parametrize(
+    ("trained", "held_out", "asked"),
+    [
+        ("prompt", "prompt", "0+1? Answer: ..."),
+        ("prompt", "question", "0+1? Answer: ..."),
+        ("question", "question", [{"role": "user", "content": "0+1? Answer: ..."}]),
+        ("question", "prompt", [{"role": "user", "content": "0+1? Answer: ..."}]),
+    ],
+)
+def test_text_stays_text_only_where_the_policy_is_trained_on_text(run, workspace, trained, held_out, asked):
+    rows = [{held_out: "0+1? Answer: ...", "reward_model": {"ground_truth": "1"}}]
+    others, _ = found({**run, "held_out": [write_lines(workspace / "more.jsonl", rows)]})["more"]
+    prompt = "1?" if trained == "prompt" else [{"role": "user", "content": "1?"}]
+    assert _asked_alike(others, Dataset.from_list([{"prompt": prompt}]))[0]["prompt"] == asked
 
 
 def test_a_data_set_with_a_scorer_of_its_own_keeps_it(run):

@@ -65,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
             )
         problems = load(options)
         policy = arena_policy() if not options.model_name_or_path else named_policy(options)
+        _tell_of_text(policy, problems, messages)
         protocol = protocol_of(options, policy, problems, messages)
         scores = _scores(options, policy, protocol, problems, messages, processes)
     except (ValueError, ImportError, OSError) as error:
@@ -121,11 +122,30 @@ def load(options: argparse.Namespace) -> list[Problems]:
     names = options.dataset_name or [ARENA]
     asked = options.scorer * (len(names) if len(options.scorer) == 1 else 1)
     scorers_of = [scorer_of(scorer) for scorer in asked or map(default_scorer, names)]
-    how = {name: getattr(options, name) for name in ("split", "answer_column", "prompt_column", "size", "seed")}
-    return [
-        make_problems(name, questions(name, scorer, **how), scorer)
-        for name, scorer in zip(names, scorers_of, strict=True)
-    ]
+    columns = ("split", "answer_column", "prompt_column", "prompt_template", "size", "seed")
+    how = {name: getattr(options, name) for name in columns}
+    return [_loaded(name, scorer, how) for name, scorer in zip(names, scorers_of, strict=True)]
+
+
+def _loaded(name: str, scorer: Any, how: dict[str, Any]) -> Problems:
+    try:
+        return make_problems(name, questions(name, scorer, **how), scorer)
+    except (ValueError, ImportError) as error:
+        line = one_line(error)
+        # One of several may be at fault
+        raise UsageError(line if name in line else f"dataset_name={name}: {line}") from error
+
+
+def _tell_of_text(policy: Policy, problems: list[Problems], messages: Console) -> None:
+    """Says where a model that was trained to chat is asked without its chat template."""
+    texts = [one.name for one in problems if one.name != ARENA and isinstance(one.rows[0]["prompt"], str)]
+    if texts and getattr(policy.text.tokenizer, "chat_template", None):
+        messages.print(
+            f"The prompts of {', '.join(texts)} are text, so the model is asked without its chat template, as in "
+            "training. Call the column question to ask with it.",
+            markup=False,
+            highlight=False,
+        )
 
 
 def arena_policy() -> Policy:

@@ -18,6 +18,7 @@ from trl_dapo.problems.repeats import key_of, shared
 from .arguments import Arguments
 from .errors import UsageError, one_line
 from .questions import ARENA, default_scorer, questions, scorer_of
+from .reward_names import scoring_arguments
 
 
 logger = get_logger(__name__)
@@ -71,7 +72,7 @@ def held_out(script_args: Any) -> dict[str, tuple[Any, Any]]:
     for name in script_args.held_out:
         how = {"size": script_args.held_out_size, **_shape(script_args, name)}
         try:
-            judge = scorer_of(_scorer_name(script_args, name))
+            judge = scorer_of(_scorer_name(script_args, name), **scoring_arguments(script_args))
             found[_metric_name(name)] = questions(name, judge, **how), judge
         except (ValueError, ImportError) as error:
             raise UsageError(f"held_out={name}: {one_line(error)}") from error
@@ -127,11 +128,13 @@ def _check_nothing_beside(script_args: Any) -> None:
 
 
 def _asked_alike(rows: Any, train: Any) -> Any:
-    """Returns the rows with prompts that are text where the policy is trained on text, not on messages."""
+    """Returns the rows with prompts that are text where the policy is trained on text, and messages where on these."""
     first: Mapping[str, Any] = next(iter(train), {})
-    if not isinstance(first.get("prompt"), str) or not isinstance(rows, Dataset):
+    if not isinstance(rows, Dataset) or isinstance(first.get("prompt"), str) == isinstance(rows[0]["prompt"], str):
         return rows
-    return Dataset.from_list([{**row, "prompt": user_text(row["prompt"])} for row in rows])
+    if isinstance(first.get("prompt"), str):
+        return Dataset.from_list([{**row, "prompt": user_text(row["prompt"])} for row in rows])
+    return Dataset.from_list([{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in rows])
 
 
 def _tell_of_leak(name: str, rows: Any, train: Any) -> None:
