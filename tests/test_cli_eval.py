@@ -296,7 +296,7 @@ def test_questions_are_asked_with_the_template_of_training(model):
     assert load(options)[0].rows[0]["prompt"] == "Q: 1+1? Answer: ..."
 
 
-def test_a_scorer_whose_library_is_not_there_is_refused_before_the_model_is_loaded(capfd, model, problems, monkeypatch):
+def test_a_scorer_whose_library_is_missing_is_refused_before_anything_is_drawn(capfd, model, problems, monkeypatch):
     monkeypatch.setitem(questions.PACKAGES, "math_verify", ("no_such_library", "math"))
     line = refused(capfd, "--model_name_or_path", model, "--dataset_name", "a", "--scorer", "math_verify")
     assert "math_verify needs a package: pip install 'trl-dapo[math]'" in line

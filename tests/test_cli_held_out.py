@@ -13,6 +13,12 @@ from trl_dapo.cli.held_out import _asked_alike, held_out, when
 from trl_dapo.cli.main import main
 
 
+BEST = {
+    "metric_for_best_model": "eval_others_avg@2",
+    "eval_strategy": "steps",
+    "eval_steps": 1,
+    "held_out_every": None,
+}
 OTHERS = [{"prompt": f"{i}+1?", "reward_model": {"ground_truth": str(i + 1)}} for i in range(4)]
 
 
@@ -102,6 +108,15 @@ def test_the_moment_follows_the_trainers_evaluations(run, fields, moment):
     assert when(script_args, training_args) == moment
 
 
+def test_the_best_model_is_chosen_by_held_out_accuracy(run, workspace, capfd):
+    best = {**BEST, "load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 1}
+    values = {name: value for name, value in {**run, **best, "max_steps": 1}.items() if value is not None}
+    assert main(["dapo", *flags(values), "--dataset_test_split", "train"]) == 0, capfd.readouterr().err
+    state = json.loads((workspace / "out" / "checkpoint-1" / "trainer_state.json").read_text())
+    measured = {row["step"]: row["eval_others_avg@2"] for row in state["log_history"] if "eval_others_avg@2" in row}
+    assert state["best_metric"] == measured[1]
+
+
 def test_questions_that_are_also_trained_on_are_counted(run, workspace, capfd):
     # "1+1?" and "3+3?" are in the training set, "2+1?" and "3+1?" are not
     write_lines(workspace / "others.jsonl", [*OTHERS[1:], NESTED[3]])
@@ -117,6 +132,8 @@ def test_questions_that_are_also_trained_on_are_counted(run, workspace, capfd):
         ({"held_out_size": 0}, ["held_out_size=0", "at least 1"]),
         ({"held_out_every": "0"}, ["held_out_every=0", "epoch, or eval"]),
         ({"held_out_every": "eval"}, ["held_out_every=eval", "eval_strategy"]),
+        ({**BEST, "held_out_every": "1"}, ["metric_for_best_model=eval_others_avg@2", "held_out_every=1", "eval"]),
+        ({**BEST, "held_out_k": 4}, ["metric_for_best_model=eval_others_avg@2", "held_out_k=4", "eval_others_avg@4"]),
         ({"held_out": ["arena", "arena"]}, ["arena twice"]),
         ({"held_out": ["gms8k"]}, ["held_out=gms8k", "gsm8k"]),
         ({"held_out": None}, ["held_out_k=2", "no effect without held_out"]),

@@ -313,5 +313,5 @@ def test_zero_is_an_answer():
 
 
 def test_an_entry_that_is_none_of_reasoning_gym_is_refused_before_anything_is_drawn():
-    with pytest.raises(ValueError, match="the data set quiz: entry: row 0 is .*names its task"):
+    with pytest.raises(ValueError, match=r"the data set quiz: entry: row 0 is .*names its task"):
         make_problems("quiz", [{"prompt": "?", "solution": "", "entry": "{}"}], reasoning_gym)

@@ -10,6 +10,7 @@ from accelerate.logging import get_logger
 from datasets import Dataset
 
 from trl_dapo.evaluation.callback import EvaluationCallback
+from trl_dapo.evaluation.estimators import ks_of
 from trl_dapo.evaluation.scorers import SCORERS
 from trl_dapo.problems.catalogue import is_problem_set
 from trl_dapo.problems.prompts import user_text
@@ -25,6 +26,7 @@ logger = get_logger(__name__)
 
 OPTIONS = ("held_out_scorer", "held_out_k", "held_out_size", "held_out_every")
 WHEN = ("eval", "epoch")
+SHARES = ("unparseable", "timed_out", "truncated", "mean_length", "mean_reward")
 
 
 def check_held_out(arguments: Arguments) -> None:
@@ -46,10 +48,32 @@ def check_held_out(arguments: Arguments) -> None:
             "held_out_every=eval with eval_strategy=no: nothing is ever evaluated. Set eval_strategy, or give a "
             "number of steps."
         )
+    _check_best(script_args, training_args, called)
     if script_args.dry_run and not all(_is_here(name) for name in names):
         script_args.notes.append(f"held_out={' '.join(names)} was not read: a dry run downloads nothing")
         return
     held_out(script_args)
+
+
+def _check_best(script_args: Any, training_args: Any, called: list[str]) -> None:
+    """Raises [`UsageError`] for a `metric_for_best_model` that the first evaluation would not find."""
+    asked = training_args.metric_for_best_model
+    bare = (asked or "").removeprefix("eval_")
+    name = max((one for one in called if bare.startswith(f"{one}_")), key=len, default=None)
+    if name is None or training_args.eval_strategy == "no":
+        return
+    if when(script_args, training_args) != "eval":
+        raise UsageError(
+            f"metric_for_best_model={asked} with held_out_every={script_args.held_out_every}: the best model is "
+            "chosen by what is measured with the trainer's evaluations. Leave out held_out_every, or set it to eval."
+        )
+    k = script_args.held_out_k
+    known = [f"{name}_{metric}" for metric in (f"avg@{k}", *(f"pass@{n}" for n in ks_of(k)), f"maj@{k}", *SHARES)]
+    if bare not in known:
+        raise UsageError(
+            f"metric_for_best_model={asked}: with held_out_k={k}, the metrics of {name} are "
+            f"{', '.join(f'eval_{one}' for one in known)}. Choose among them."
+        )
 
 
 def measure_held_out(trainer: Any, arguments: Arguments) -> None:

@@ -61,8 +61,8 @@ def make_problems(name: str, dataset: Any, scorer: Any) -> Problems:
             A scorer, which reads `solution`, or a reward function, which is given all columns.
 
     Raises:
-        `ValueError`: If there are no rows, a prompt or a solution is missing, the scorer cannot take what a row has, or
-            two questions have one id.
+        `ValueError`: If there are no rows, a prompt or a solution is missing, the scorer cannot take what a row has,
+            or two questions have one id.
     """
     rows = [{"question_id": str(number), **row} for number, row in enumerate(dataset)]
     if not rows:
