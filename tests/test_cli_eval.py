@@ -128,6 +128,18 @@ def test_json_is_the_results_file(capfd):
     assert json.loads(out) == json.loads(Path("runs/eval/arena/results.json").read_text())
 
 
+def test_json_stands_alone_whatever_a_reward_function_prints(capfd, workspace, monkeypatch, model, problems):
+    Path("chatty.py").write_text(
+        "def score(completions, **more):\n    print('hello')\n    return [1.0] * len(completions)"
+    )
+    monkeypatch.syspath_prepend(str(workspace))
+    words = ["--model_name_or_path", model, "--dataset_name", "a", "--k", "1", "--max_new_tokens", "2"]
+    code, out, err = ran(capfd, *words, "--scorer", "chatty.score", "--json")
+    assert code == 0
+    assert json.loads(out)["data_sets"]["a"]["metrics"]["avg@1"]["value"] == 1.0
+    assert "hello" in err
+
+
 def test_several_data_sets_each_in_its_scorers_format(capfd, model, problems):
     words = ["--model_name_or_path", model, "--dataset_name", "aime-2024", "b/c", "--scorer", "dapo_math", "number"]
     more = ["--split", "dev", "--answer_column", "a.b", "--prompt_column", "p", "--max_new_tokens", "5"]
@@ -287,6 +299,12 @@ def test_prompts_that_are_text_stay_text_as_in_training_and_a_line_says_so(capfd
     code, _, err = ran(capfd, *words, "--dataset_name", write_rows("text.jsonl", TEXT))
     assert code == 0
     assert any("The prompts of text.jsonl are text" in line and "chat template" in line for line in err), err
+
+
+def test_a_reward_function_that_reads_messages_is_refused_for_prompts_that_are_text(capfd, model):
+    words = ["--model_name_or_path", model, "--dataset_name", write_rows("text.jsonl", TEXT)]
+    line = refused(capfd, *words, "--scorer", "accuracy_reward")
+    assert "text.jsonl: its prompts are text, and accuracy_reward of TRL reads messages. Take a scorer" in line
 
 
 def test_questions_are_asked_with_the_template_of_training(model):
