@@ -148,6 +148,16 @@ def test_a_mistake_is_one_line_and_nothing_is_written(run, workspace, capfd, fie
     assert not (workspace / "out").exists()
 
 
+def test_questions_that_the_policy_cannot_read_are_one_line(workspace, capfd):
+    # The built-in task's tokenizer knows its own characters alone
+    name = write_lines(workspace / "words.jsonl", [{"prompt": "How many?", "answer": "1"}])
+    words = ["--held_out", name, "--max_steps", "1", "--output_dir", "out", "--use_cpu", "true", "--bf16", "false"]
+    assert main(["dapo", *words]) == 2
+    _, err = capfd.readouterr()
+    assert "error: held_out=words: prompt: the model's tokenizer cannot read the prompts, such as 'How many?" in err
+    assert "Traceback" not in err
+
+
 def test_a_dry_run_downloads_nothing(run, capfd):
     assert main(["dapo", *flags({**run, "held_out": ["aime-2024"]}), "--dry_run"]) == 0
     assert "held_out=aime-2024 was not read" in capfd.readouterr().out

@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from trl_dapo.evaluation.callback import EvaluationCallback
 from trl_dapo.evaluation.estimators import ks_of
+from trl_dapo.evaluation.generation import SamplingError, Text
 from trl_dapo.evaluation.scorers import SCORERS
 from trl_dapo.problems.catalogue import is_problem_set
 from trl_dapo.problems.prompts import user_text
@@ -84,6 +85,7 @@ def measure_held_out(trainer: Any, arguments: Arguments) -> None:
     found = held_out(script_args)
     data = {name: _asked_alike(rows, trainer.train_dataset) for name, (rows, _) in found.items()}
     for name, rows in data.items():
+        _check_readable(name, rows, trainer.processing_class)
         _tell_of_leak(name, rows, trainer.train_dataset)
     judges = {name: judge for name, (_, judge) in found.items()}
     every = when(script_args, training_args)
@@ -159,6 +161,16 @@ def _asked_alike(rows: Any, train: Any) -> Any:
     if isinstance(first.get("prompt"), str):
         return Dataset.from_list([{**row, "prompt": user_text(row["prompt"])} for row in rows])
     return Dataset.from_list([{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in rows])
+
+
+def _check_readable(name: str, rows: Any, tokenizer: Any) -> None:
+    """Raises [`UsageError`] for prompts that the policy's tokenizer cannot read, as that of the built-in task."""
+    prompts = [row["prompt"] for row in rows]
+    if isinstance(prompts[0], str):
+        try:
+            Text(tokenizer).encode(prompts)
+        except SamplingError as error:
+            raise UsageError(f"held_out={name}: {one_line(error)}") from error
 
 
 def _tell_of_leak(name: str, rows: Any, train: Any) -> None:
