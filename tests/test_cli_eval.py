@@ -17,6 +17,8 @@ from tiny import save_tiny_model, tiny_model, tiny_tokenizer
 from trl_dapo.arena import load_warm_start
 from trl_dapo.cli import eval as command
 from trl_dapo.cli import eval_run, questions
+from trl_dapo.cli.eval import parse
+from trl_dapo.cli.eval_run import load
 from trl_dapo.cli.main import main
 from trl_dapo.evaluation.display import shown, table
 from trl_dapo.evaluation.intervals import ONE_QUESTION
@@ -124,6 +126,18 @@ def test_json_is_the_results_file(capfd):
     code, out, _ = ran(capfd, *SMALL, "--json")
     assert code == 0
     assert json.loads(out) == json.loads(Path("runs/eval/arena/results.json").read_text())
+
+
+def test_json_stands_alone_whatever_a_reward_function_prints(capfd, workspace, monkeypatch, model, problems):
+    Path("chatty.py").write_text(
+        "def score(completions, **more):\n    print('hello')\n    return [1.0] * len(completions)"
+    )
+    monkeypatch.syspath_prepend(str(workspace))
+    words = ["--model_name_or_path", model, "--dataset_name", "a", "--k", "1", "--max_new_tokens", "2"]
+    code, out, err = ran(capfd, *words, "--scorer", "chatty.score", "--json")
+    assert code == 0
+    assert json.loads(out)["data_sets"]["a"]["metrics"]["avg@1"]["value"] == 1.0
+    assert "hello" in err
 
 
 def test_several_data_sets_each_in_its_scorers_format(capfd, model, problems):
@@ -256,6 +270,54 @@ def test_mistakes_are_one_line_before_anything_is_written(capfd, workspace, word
 )
 def test_mistakes_about_data_sets_are_one_line(capfd, model, problems, words, message):
     assert message in refused(capfd, "--model_name_or_path", model, *words, "--k", "1")
+
+
+def write_rows(name, rows):
+    Path(name).write_text("\n".join(map(json.dumps, rows)))
+    return name
+
+
+TEXT = [{"prompt": "1+1?", "answer": "2"}]
+
+
+def test_of_several_data_sets_the_one_at_fault_is_named(capfd, model):
+    names = [write_rows("good.jsonl", TEXT), write_rows("bad.jsonl", [{"prompt": "1+1?"}])]
+    line = refused(capfd, "--model_name_or_path", model, "--dataset_name", *names, "--k", "1")
+    assert "dataset_name=bad.jsonl: answer_column is missing" in line
+
+
+def test_a_model_without_a_chat_template_is_asked_with_prompts_that_are_text(capfd, workspace):
+    base = save_tiny_model(workspace / "base", tiny_tokenizer(chat=False))
+    words = ["--model_name_or_path", base, "--k", "1", "--max_new_tokens", "2", "--dataset_name"]
+    assert ran(capfd, *words, write_rows("text.jsonl", TEXT))[0] == 0
+    other = write_rows("questions.jsonl", [{"question": "1+1?", "answer": "2"}])
+    assert "no chat template" in refused(capfd, *words, other, "--output_dir", "other")
+
+
+def test_prompts_that_are_text_stay_text_as_in_training_and_a_line_says_so(capfd, model):
+    words = ["--model_name_or_path", model, "--k", "1", "--max_new_tokens", "2"]
+    code, _, err = ran(capfd, *words, "--dataset_name", write_rows("text.jsonl", TEXT))
+    assert code == 0
+    assert any("The prompts of text.jsonl are text" in line and "chat template" in line for line in err), err
+
+
+def test_a_reward_function_that_reads_messages_is_refused_for_prompts_that_are_text(capfd, model):
+    words = ["--model_name_or_path", model, "--dataset_name", write_rows("text.jsonl", TEXT)]
+    line = refused(capfd, *words, "--scorer", "accuracy_reward")
+    assert "text.jsonl: its prompts are text, and accuracy_reward of TRL reads messages. Take a scorer" in line
+
+
+def test_questions_are_asked_with_the_template_of_training(model):
+    template = ["--prompt_template", "Q: {question} Answer: ..."]
+    name = write_rows("text.jsonl", TEXT)
+    options = parse(["--model_name_or_path", model, "--dataset_name", name, *template])
+    assert load(options)[0].rows[0]["prompt"] == "Q: 1+1? Answer: ..."
+
+
+def test_a_scorer_whose_library_is_missing_is_refused_before_anything_is_drawn(capfd, model, problems, monkeypatch):
+    monkeypatch.setitem(questions.PACKAGES, "math_verify", ("no_such_library", "math"))
+    line = refused(capfd, "--model_name_or_path", model, "--dataset_name", "a", "--scorer", "math_verify")
+    assert "math_verify needs a package: pip install 'trl-dapo[math]'" in line
 
 
 def test_models_that_are_not_there_are_one_line(capfd, workspace, model, problems):

@@ -14,6 +14,7 @@ from trl_dapo.evaluation.judging import ScorerError
 from trl_dapo.evaluation.results import ResultsFolder, file_name, read_results, read_samples
 from trl_dapo.evaluation.runner import evaluate, make_problems
 from trl_dapo.evaluation.samples import Sample, score_data_set
+from trl_dapo.evaluation.scorers import number, reasoning_gym
 
 
 HERE = Path(__file__).parent
@@ -288,3 +289,29 @@ def test_progress_is_told_after_each_batch(tmp_path):
     assert [(name, done, total) for name, done, total, _ in told] == [("numbers", n, 20) for n in (0, 4, 12, 20)]
     assert told[0][3] is None
     assert 0 <= told[-1][3] <= 1
+
+
+@pytest.mark.parametrize(
+    ("solutions", "said"),
+    [
+        (["3", ["3", "4"]], r"the data set quiz: solution: row 1 is \['3', '4'\] of type list.*Choose one"),
+        ([1.0, float("nan")], "the data set quiz: solution: row 1 is nan, no answer"),
+        ([True, False], "the data set quiz: solution: row 0 is True of type bool"),
+        ([0, None], r"the data set quiz has no solution \(question '1'\)"),
+        ([0, ""], r"the data set quiz has no solution \(question '1'\)"),
+    ],
+)
+def test_a_solution_that_no_scorer_takes_is_refused_before_anything_is_drawn(solutions, said):
+    rows = [{"prompt": "?", "solution": solution} for solution in solutions]
+    with pytest.raises(ValueError, match=said):
+        make_problems("quiz", rows, number)
+
+
+def test_zero_is_an_answer():
+    rows = [{"prompt": "1-1?", "solution": 0}, {"prompt": "1-0?", "solution": 1}]
+    assert [row["solution"] for row in make_problems("quiz", rows, number).rows] == [0, 1]
+
+
+def test_an_entry_that_is_none_of_reasoning_gym_is_refused_before_anything_is_drawn():
+    with pytest.raises(ValueError, match=r"the data set quiz: entry: row 0 is .*names its task"):
+        make_problems("quiz", [{"prompt": "?", "solution": "", "entry": "{}"}], reasoning_gym)

@@ -59,6 +59,14 @@ def test_math_verify_compares_values(completion, solution, outcome):
     assert math_verify.judge([completion], [solution])[0].outcome == outcome
 
 
+def test_equal_answers_have_one_form_and_so_one_vote():
+    # Half, written in four ways, then 34 twice and 17, which are wrong
+    written = ["1/2", "0.5", "\\frac{2}{4}", "50\\%", "34", "34.0", "17"]
+    judged = math_verify.judge([f"\\boxed{{{one}}}" for one in written], ["1/2"] * len(written))
+    assert [one.answer for one in judged] == ["1/2", "1/2", "1/2", "1/2", "34", "34", "17"]
+    assert [one.outcome for one in judged] == ["right"] * 4 + ["wrong"] * 3
+
+
 def test_a_solution_that_math_verify_cannot_read_gives_no_reward():
     (judgement,) = math_verify.judge([GOOD], ["$$"])
     assert (judgement.outcome, judgement.reward, judgement.readable_solution) == ("unparseable", None, False)

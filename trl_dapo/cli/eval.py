@@ -78,6 +78,7 @@ def _add_problems(group: Any) -> None:
     group.add_argument("--split", help="Split of the data sets (default: test, where there is one).")
     group.add_argument("--prompt_column", help="Column of the questions.")
     group.add_argument("--answer_column", help="Column of the answers; dotted where it is nested.")
+    group.add_argument("--prompt_template", help="Text of each prompt, with {question} in it, as in training.")
     group.add_argument("--size", type=int, help="Only so many questions of each data set, drawn at random.")
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from trl_dapo.evaluation.vllm import VLLMSampler, check_vllm
 from .errors import UsageError, one_line
 from .hub import check_model
 from .questions import ARENA, default_scorer, questions, scorer_of
+from .reward_names import HOST_REWARDS
 
 
 INTERRUPTED = 130
@@ -59,14 +61,9 @@ def run(options: argparse.Namespace) -> int:
         datasets.disable_progress_bars()
         transformers_logging.disable_progress_bar()
     try:
-        if options.use_vllm and processes.count > 1:
-            raise UsageError(
-                "--use_vllm with several processes: start one, and set tensor_parallel_size in vllm_kwargs."
-            )
-        problems = load(options)
-        policy = arena_policy() if not options.model_name_or_path else named_policy(options)
-        protocol = protocol_of(options, policy, problems, messages)
-        scores = _scores(options, policy, protocol, problems, messages, processes)
+        # What a reward function prints would stand in the JSON
+        with redirect_stdout(sys.stderr) if options.json else nullcontext():
+            scores = _evaluated(options, messages, processes)
     except (ValueError, ImportError, OSError) as error:
         raise UsageError(one_line(error)) from error
     except KeyboardInterrupt:
@@ -80,6 +77,16 @@ def run(options: argparse.Namespace) -> int:
     if processes.count > 1:
         PartialState().destroy_process_group()
     return 0
+
+
+def _evaluated(options: argparse.Namespace, messages: Console, processes: Processes) -> dict[str, Any]:
+    if options.use_vllm and processes.count > 1:
+        raise UsageError("--use_vllm with several processes: start one, and set tensor_parallel_size in vllm_kwargs.")
+    problems = load(options)
+    policy = arena_policy() if not options.model_name_or_path else named_policy(options)
+    _tell_of_text(policy, problems, messages)
+    protocol = protocol_of(options, policy, problems, messages)
+    return _scores(options, policy, protocol, problems, messages, processes)
 
 
 def _scores(
@@ -121,11 +128,36 @@ def load(options: argparse.Namespace) -> list[Problems]:
     names = options.dataset_name or [ARENA]
     asked = options.scorer * (len(names) if len(options.scorer) == 1 else 1)
     scorers_of = [scorer_of(scorer) for scorer in asked or map(default_scorer, names)]
-    how = {name: getattr(options, name) for name in ("split", "answer_column", "prompt_column", "size", "seed")}
-    return [
-        make_problems(name, questions(name, scorer, **how), scorer)
-        for name, scorer in zip(names, scorers_of, strict=True)
-    ]
+    columns = ("split", "answer_column", "prompt_column", "prompt_template", "size", "seed")
+    how = {name: getattr(options, name) for name in columns}
+    return [_loaded(name, scorer, how) for name, scorer in zip(names, scorers_of, strict=True)]
+
+
+def _loaded(name: str, scorer: Any, how: dict[str, Any]) -> Problems:
+    try:
+        problems = make_problems(name, questions(name, scorer, **how), scorer)
+    except (ValueError, ImportError) as error:
+        line = one_line(error)
+        # One of several may be at fault
+        raise UsageError(line if name in line else f"dataset_name={name}: {line}") from error
+    if isinstance(problems.rows[0]["prompt"], str) and name_of(scorer) in HOST_REWARDS:
+        raise UsageError(
+            f"dataset_name={name}: its prompts are text, and {name_of(scorer)} of TRL reads messages. Take a scorer "
+            "such as math_verify, or call the column question."
+        )
+    return problems
+
+
+def _tell_of_text(policy: Policy, problems: list[Problems], messages: Console) -> None:
+    """Says where a model that was trained to chat is asked without its chat template."""
+    texts = [one.name for one in problems if one.name != ARENA and isinstance(one.rows[0]["prompt"], str)]
+    if texts and getattr(policy.text.tokenizer, "chat_template", None):
+        messages.print(
+            f"The prompts of {', '.join(texts)} are text, so the model is asked without its chat template, as in "
+            "training. Call the column question to ask with it.",
+            markup=False,
+            highlight=False,
+        )
 
 
 def arena_policy() -> Policy:

@@ -10,6 +10,8 @@ from accelerate.logging import get_logger
 from datasets import Dataset
 
 from trl_dapo.evaluation.callback import EvaluationCallback
+from trl_dapo.evaluation.estimators import ks_of
+from trl_dapo.evaluation.generation import SamplingError, Text
 from trl_dapo.evaluation.scorers import SCORERS
 from trl_dapo.problems.catalogue import is_problem_set
 from trl_dapo.problems.prompts import user_text
@@ -18,12 +20,14 @@ from trl_dapo.problems.repeats import key_of, shared
 from .arguments import Arguments
 from .errors import UsageError, one_line
 from .questions import ARENA, default_scorer, questions, scorer_of
+from .reward_names import scoring_arguments
 
 
 logger = get_logger(__name__)
 
 OPTIONS = ("held_out_scorer", "held_out_k", "held_out_size", "held_out_every")
 WHEN = ("eval", "epoch")
+SHARES = ("unparseable", "timed_out", "truncated", "mean_length", "mean_reward")
 
 
 def check_held_out(arguments: Arguments) -> None:
@@ -45,10 +49,32 @@ def check_held_out(arguments: Arguments) -> None:
             "held_out_every=eval with eval_strategy=no: nothing is ever evaluated. Set eval_strategy, or give a "
             "number of steps."
         )
+    _check_best(script_args, training_args, called)
     if script_args.dry_run and not all(_is_here(name) for name in names):
         script_args.notes.append(f"held_out={' '.join(names)} was not read: a dry run downloads nothing")
         return
     held_out(script_args)
+
+
+def _check_best(script_args: Any, training_args: Any, called: list[str]) -> None:
+    """Raises [`UsageError`] for a `metric_for_best_model` that the first evaluation would not find."""
+    asked = training_args.metric_for_best_model
+    bare = (asked or "").removeprefix("eval_")
+    name = max((one for one in called if bare.startswith(f"{one}_")), key=len, default=None)
+    if name is None or training_args.eval_strategy == "no":
+        return
+    if when(script_args, training_args) != "eval":
+        raise UsageError(
+            f"metric_for_best_model={asked} with held_out_every={script_args.held_out_every}: the best model is "
+            "chosen by what is measured with the trainer's evaluations. Leave out held_out_every, or set it to eval."
+        )
+    k = script_args.held_out_k
+    known = [f"{name}_{metric}" for metric in (f"avg@{k}", *(f"pass@{n}" for n in ks_of(k)), f"maj@{k}", *SHARES)]
+    if bare not in known:
+        raise UsageError(
+            f"metric_for_best_model={asked}: with held_out_k={k}, the metrics of {name} are "
+            f"{', '.join(f'eval_{one}' for one in known)}. Choose among them."
+        )
 
 
 def measure_held_out(trainer: Any, arguments: Arguments) -> None:
@@ -59,6 +85,7 @@ def measure_held_out(trainer: Any, arguments: Arguments) -> None:
     found = held_out(script_args)
     data = {name: _asked_alike(rows, trainer.train_dataset) for name, (rows, _) in found.items()}
     for name, rows in data.items():
+        _check_readable(name, rows, trainer.processing_class)
         _tell_of_leak(name, rows, trainer.train_dataset)
     judges = {name: judge for name, (_, judge) in found.items()}
     every = when(script_args, training_args)
@@ -71,7 +98,7 @@ def held_out(script_args: Any) -> dict[str, tuple[Any, Any]]:
     for name in script_args.held_out:
         how = {"size": script_args.held_out_size, **_shape(script_args, name)}
         try:
-            judge = scorer_of(_scorer_name(script_args, name))
+            judge = scorer_of(_scorer_name(script_args, name), **scoring_arguments(script_args))
             found[_metric_name(name)] = questions(name, judge, **how), judge
         except (ValueError, ImportError) as error:
             raise UsageError(f"held_out={name}: {one_line(error)}") from error
@@ -127,11 +154,23 @@ def _check_nothing_beside(script_args: Any) -> None:
 
 
 def _asked_alike(rows: Any, train: Any) -> Any:
-    """Returns the rows with prompts that are text where the policy is trained on text, not on messages."""
+    """Returns the rows with prompts that are text where the policy is trained on text, and messages where on these."""
     first: Mapping[str, Any] = next(iter(train), {})
-    if not isinstance(first.get("prompt"), str) or not isinstance(rows, Dataset):
+    if not isinstance(rows, Dataset) or isinstance(first.get("prompt"), str) == isinstance(rows[0]["prompt"], str):
         return rows
-    return Dataset.from_list([{**row, "prompt": user_text(row["prompt"])} for row in rows])
+    if isinstance(first.get("prompt"), str):
+        return Dataset.from_list([{**row, "prompt": user_text(row["prompt"])} for row in rows])
+    return Dataset.from_list([{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in rows])
+
+
+def _check_readable(name: str, rows: Any, tokenizer: Any) -> None:
+    """Raises [`UsageError`] for prompts that the policy's tokenizer cannot read, as that of the built-in task."""
+    prompts = [row["prompt"] for row in rows]
+    if isinstance(prompts[0], str):
+        try:
+            Text(tokenizer).encode(prompts)
+        except SamplingError as error:
+            raise UsageError(f"held_out={name}: {one_line(error)}") from error
 
 
 def _tell_of_leak(name: str, rows: Any, train: Any) -> None:

@@ -2,13 +2,14 @@
 Data sets to evaluate on, each with its scorer, by the names that the user gives.
 """
 
+import importlib.util
 from typing import Any
 
 from trl_dapo.arena import held_out_dataset
 from trl_dapo.evaluation import scorers
 from trl_dapo.problems import load_problems
 
-from .reward_names import reward_functions
+from .reward_names import PACKAGES, reward_functions
 
 
 ARENA, ARENA_QUESTIONS = "arena", 256
@@ -23,10 +24,19 @@ def default_scorer(data_set: str) -> str:
     return "reasoning_gym" if data_set.startswith(SCORED_BY_TASK) else "dapo_math"
 
 
-def scorer_of(name: str) -> Any:
-    """Returns a scorer of this package, a reward function of TRL, or what a dotted path names."""
+def scorer_of(name: str, **scoring: Any) -> Any:
+    """
+    Returns a scorer of this package, a reward function of TRL, or what a dotted path names.
+
+    Raises:
+        `ValueError`: If it is unknown.
+        `ImportError`: If the library is not installed that it needs.
+    """
     if "." not in name and name not in ("arena_accuracy", "accuracy_reward", "reasoning_accuracy_reward"):
-        return scorers.get_scorer(name)
+        package, extra = PACKAGES.get(name, (None, None))
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise ImportError(f"scorer: {name} needs a package: pip install 'trl-dapo[{extra}]'.")
+        return scorers.get_scorer(name, **scoring)
     unused: Any = None  # the config, which the length penalty alone reads
     return reward_functions([name], unused)[0]
 

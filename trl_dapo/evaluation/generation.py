@@ -50,10 +50,10 @@ class Text:
         Returns the tokens of prompts: texts as they are, messages through the chat template.
 
         Raises:
-            [`SamplingError`]: If there is no chat template, or it refuses the messages.
+            [`SamplingError`]: If there is no chat template, or it refuses the messages, or the tokenizer a text.
         """
         if isinstance(prompts[0], str):
-            return self.tokenizer(text=prompts)["input_ids"]
+            return self._encode_texts(prompts)
         if not getattr(self.tokenizer, "chat_template", None):
             raise SamplingError(
                 "prompt: the problems are messages, and the model's tokenizer has no chat template. Give a model that "
@@ -71,6 +71,16 @@ class Text:
             said = " ".join(str(error).split())
             raise SamplingError(f"prompt: the model's chat template refuses the messages: {said}") from error
         return encoded["input_ids"]
+
+    def _encode_texts(self, prompts: list[str]) -> list[list[int]]:
+        try:
+            return self.tokenizer(text=prompts)["input_ids"]
+        except Exception as error:
+            # The tokenizers library raises this very class where a vocabulary has no token for what it does not know
+            said = " ".join(str(error).split())
+            raise SamplingError(
+                f"prompt: the model's tokenizer cannot read the prompts, such as {prompts[0][:80]!r}: {said}"
+            ) from error
 
     def completion(self, ids: list[int], prompt: Any, truncated: bool, seed: int) -> Completion:
         """Returns the completion that tokens stand for, as a message where its prompt is messages."""

@@ -16,6 +16,7 @@ from .judging import ScorerError, judge
 from .processes import Processes
 from .results import Key, ResultsFolder, Unscored
 from .samples import Completion, DataSetScore, Sample, make_sample, score_data_set
+from .scorers import Scorer
 from .settings import Batch, Protocol, plan, seed_of
 
 
@@ -60,7 +61,8 @@ def make_problems(name: str, dataset: Any, scorer: Any) -> Problems:
             A scorer, which reads `solution`, or a reward function, which is given all columns.
 
     Raises:
-        `ValueError`: If there are no rows, a prompt or a solution is missing, or two questions have one id.
+        `ValueError`: If there are no rows, a prompt or a solution is missing, the scorer cannot take what a row has,
+            or two questions have one id.
     """
     rows = [{"question_id": str(number), **row} for number, row in enumerate(dataset)]
     if not rows:
@@ -68,11 +70,17 @@ def make_problems(name: str, dataset: Any, scorer: Any) -> Problems:
     # A scorer names the columns that it reads; what a reward function reads, it says itself
     needed = ["prompt", *(getattr(scorer, "columns", ("solution",)) if hasattr(scorer, "judge") else ())]
     for column in needed:
-        row = next((row for row in rows if not row.get(column)), None)
+        row = next((row for row in rows if _is_empty(row.get(column))), None)
         if row is not None:
             columns = ", ".join(key for key in rows[0] if key != "question_id")
             where = f"question {row['question_id']!r}" if column in rows[0] else f"its columns are {columns}"
             raise ValueError(f"the data set {name} has no {column} ({where}). Add it, or name its column.")
+    if isinstance(scorer, Scorer):
+        # Before hours of generation, and not after it
+        try:
+            scorer.check_rows(rows)
+        except ValueError as error:
+            raise ValueError(f"the data set {name}: {error}") from error
     ids: set[str] = set()
     for row in rows:
         row["question_id"] = str(row["question_id"])
@@ -80,6 +88,11 @@ def make_problems(name: str, dataset: Any, scorer: Any) -> Problems:
             raise ValueError(f"the data set {name} has two questions with question_id={row['question_id']!r}.")
         ids.add(row["question_id"])
     return Problems(name, rows, scorer)
+
+
+def _is_empty(value: Any) -> bool:
+    # 0 is an answer
+    return value is None or (isinstance(value, str | list | tuple) and not value)
 
 
 def evaluate(

@@ -77,7 +77,8 @@ def load_problems(
             Seed of that choice, and of reasoning-gym where its name has none.
 
     Returns:
-        `datasets.Dataset`: columns `prompt` (`list[dict]`, messages), `solution` (`str`, "" where the `entry` alone
+        `datasets.Dataset`: columns `prompt` (`list[dict]`, messages; `str` where a column `prompt` is text already),
+        `solution` (`str`, "" where the `entry` alone
         tells what is right) and `question_id` (`str`, the same in each load); `entry` (`str`, JSON) where the scorer
         `reasoning_gym` can score the row.
 
@@ -120,11 +121,14 @@ def read_problems(
     columns = columns_of(rows)
     if not columns:
         raise ProblemError(f"{name}: the split {raw.split} has no rows.")
+    question = column_of_prompts(rows, prompt_column or raw.prompt)
     shape = Shape(
         split=raw.split,
-        prompt=column_of_prompts(rows, prompt_column or raw.prompt),
+        prompt=question,
         answer=answer_or_entry(rows, answer_column or raw.answer),
         style=style,
+        # As in training: a prompt that is text was written as such, a question is put to the model as a message
+        conversational=question != PROMPT,
         may_be_empty=raw.may_be_empty,
         id=raw.id or (QUESTION_ID if QUESTION_ID in columns else None),
         with_id=True,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .texts import completion_text, shown, solution_text
+from .texts import completion_text, entry_texts, shown, solution_text
 from .verdicts import ANSWER_CHARACTERS, Judgement, Verdict
 
 
@@ -121,6 +121,18 @@ class Scorer:
         verdicts = self.judge_texts(self, texts, answers, columns)
         self._tell_unreadable(verdicts, columns["entry"] if "entry" in self.columns else solutions)
         return [self._judgement(verdict) for verdict in verdicts]
+
+    def check_rows(self, rows: list[dict[str, Any]]) -> None:
+        """
+        Raises for rows of a data set that could not be judged, whatever the completion.
+
+        Raises:
+            `ValueError`: If a solution is no text, or an entry none of reasoning-gym's.
+        """
+        for number, row in enumerate(rows):
+            self._solution(row.get("solution"), number)
+        if "entry" in self.columns:
+            entry_texts([row.get("entry") for row in rows])
 
     def _check_column(self, name: str, columns: dict[str, Any], size: int) -> None:
         column = columns.get(name)

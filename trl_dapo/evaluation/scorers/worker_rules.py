@@ -61,9 +61,17 @@ def _math_verify() -> Rule:
         answer = parse(text, extraction, extraction_mode="first_match", parsing_timeout=0)
         if not answer:
             return NO_ANSWER
-        return Verdict(str(answer[0]), float(verify(gold, answer, timeout_seconds=0)))
+        right = verify(gold, answer, timeout_seconds=0)
+        # All right answers are one, however they are written: else they would split the majority's vote
+        return Verdict(_one_form(gold if right else answer), float(right))
 
     return judge
+
+
+def _one_form(parsed: Any) -> str:
+    """Returns the text of what was parsed, of a number that of its value: 34.0000000000000 is 34."""
+    text = str(parsed[0])
+    return only_number(text) or text
 
 
 # Their scorers call `eval` on the answer, to read a list
