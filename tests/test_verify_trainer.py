@@ -38,8 +38,11 @@ from trl_dapo import (
     verify,
 )
 from trl_dapo.arena import arena_accuracy, load_warm_start, train_dataset
+from trl_dapo.host import probing
 from trl_dapo.host.probed_step import one_step
+from trl_dapo.verification.certificate import setup_of
 from trl_dapo.verification.findings import Report
+from trl_dapo.verification.model_checks import check_agreement
 from verifying import by_name
 
 
@@ -93,6 +96,33 @@ def test_another_temperature_in_generation_is_seen(tmp_path):
     report = look(trainer)
     assert set(complaints(report)) == {"sampler_agrees"}, str(report)
     assert report.finding("sampler_agrees").numbers["mean"] > 0.05
+    assert report.finding("sampler_agrees").setting == "temperature: 0.2, and none in generation_kwargs"
+
+
+@pytest.mark.parametrize(
+    ("apart", "fields", "status", "setting"),
+    [
+        # bfloat16 rounds by 8 * 2^-7 = 0.0625
+        (0.06, {"bf16": True}, "pass", None),
+        (0.07, {"bf16": True}, "warn", "bf16: false"),
+        (0.11, {"bf16": True}, "fail", "bf16: false"),
+        (0.00009, {"bf16": False}, "pass", None),
+        (0.0002, {"bf16": False}, "warn", "disable_dropout: true, and no dropout in the model's config"),
+    ],
+)
+def test_rounding_is_no_fault_of_the_sampler(tmp_path, monkeypatch, apart, fields, status, setting):
+    trainer = arena_trainer(tmp_path, **fields)
+    trained = probing.trained_logps
+
+    def shifted(trainer, completions):
+        # As far from the sampler's, in each token, however the model rounds
+        logps, mask = trained(trainer, completions)
+        object.__setattr__(completions, "logps", (logps - apart).tolist())
+        return logps, mask
+
+    monkeypatch.setattr(probing, "trained_logps", shifted)
+    finding = check_agreement(trainer, setup_of(trainer))
+    assert (finding.status, finding.setting) == (status, setting), finding.message
 
 
 def test_a_dropout_that_is_left_on_is_seen(tmp_path):

@@ -80,7 +80,7 @@ def _answers(setup: Setup) -> Finding:
 def _nested(name: str, value: Any) -> Finding:
     kind = type(value).__name__
     inside = next((key for key in value if key in ("ground_truth", *ANSWER_COLUMNS)), None)
-    path = f"{name}.{inside or next(iter(value), '<key>')}" if isinstance(value, dict) else "the field with one answer"
+    path = f"{name}.{inside or next(iter(value), '<key>')}" if isinstance(value, dict) else f"{name}.0"
     message = f"the column {name} holds a {kind}, and reward functions compare with text"
     return Finding(ANSWERS, "fail", message, setting=f"answer_column: {path}")
 

@@ -20,6 +20,8 @@ MOST_MOVE = 0.5
 # A token's probability is then wrong by a tenth, half of the clip range
 FAR_APART = 0.1
 ROWS_COMPARED, TOKENS_COMPARED = 8, 32
+# Passes in lower precision, whatever the type of the weights
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_reference(trainer: Any, setup: Setup) -> Finding:
@@ -85,14 +87,32 @@ def check_agreement(trainer: Any, setup: Setup) -> Finding:
     message = (
         f"log-probabilities of {len(apart)} sampled tokens differ by {mean:.2g} on average, {largest:.2g} at most"
     )
-    allowed = tolerance(trainer.model) if not setup.args.bf16 else max(tolerance(trainer.model), 0.0625)
-    if largest <= allowed or mean <= allowed / 8:
+    rounded = _rounded_to(trainer, setup.args)
+    allowed = max([tolerance(trainer.model), *(8 * torch.finfo(dtype).eps for dtype in rounded.values())])
+    numbers["allowed"] = allowed
+    message += f"; {' and '.join(rounded)} rounds by up to {allowed:.2g}" if rounded else ""
+    if mean <= allowed:
         return Finding(AGREEMENT, "pass", message, numbers)
     status: Status = "fail" if mean > FAR_APART else "warn"
-    setting = (
-        f"temperature: {setup.args.temperature:g} for both, no generation_kwargs beside it; dtype: float32 for both"
-    )
-    return Finding(AGREEMENT, status, message, numbers, setting)
+    return Finding(AGREEMENT, status, message, numbers, _agreement_fix(setup.args, rounded))
+
+
+def _rounded_to(trainer: Any, args: Any) -> dict[str, torch.dtype]:
+    """Returns the settings that make a pass less precise than float32, with the type that each rounds to."""
+    found = {f"{name}=True": dtype for name, dtype in AUTOCAST.items() if getattr(args, name, False)}
+    weights = {one.dtype for one in trainer.model.parameters() if one.dtype in AUTOCAST.values()}
+    return found | {f"dtype={str(dtype).removeprefix('torch.')}": dtype for dtype in weights}
+
+
+def _agreement_fix(args: Any, rounded: dict[str, torch.dtype]) -> str:
+    """Returns the setting that makes sampler and trainer agree, by the likeliest cause."""
+    given = args.generation_kwargs
+    sampled = given.get("temperature", args.temperature) if isinstance(given, dict) else args.temperature
+    if sampled != args.temperature:
+        return f"temperature: {sampled:g}, and none in generation_kwargs"
+    if rounded:
+        return "; ".join(f"{one.split('=')[0]}: {'false' if one.endswith('True') else 'float32'}" for one in rounded)
+    return "disable_dropout: true, and no dropout in the model's config"
 
 
 def _has_reference(trainer: Any, setup: Setup) -> bool:
