@@ -122,6 +122,24 @@ def test_batches_are_right_on_any_number_of_processes(monkeypatch, processes, gi
 
 
 @pytest.mark.parametrize(
+    ("processes", "given", "per_device"),
+    [
+        # Whole groups of 16 on 1, 4 and 6 processes: 16 x 1, 4 x 4, 8 x 6 = 3 groups
+        (1, {}, 16),
+        (4, {}, 4),
+        (6, {"generation_batch_size": 1536}, 8),
+        # avg@32, as the paper evaluates
+        (4, {"num_generations_eval": 32}, 8),
+        (1, {"per_device_eval_batch_size": 48}, 48),
+    ],
+)
+def test_whole_groups_are_evaluated_on_any_number_of_processes(monkeypatch, processes, given, per_device):
+    on(processes, monkeypatch)
+    config = DAPOConfig.paper(eval_strategy="steps", eval_steps=10, use_cpu=True, bf16=False, **given)
+    assert config.per_device_eval_batch_size == per_device
+
+
+@pytest.mark.parametrize(
     ("processes", "given", "said"),
     [
         (3, {}, ["3 processes", "512 / 3 = 170.667", "multiple of 48"]),  # lcm(3 x 16, 16)

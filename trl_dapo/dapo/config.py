@@ -19,7 +19,7 @@ from ..host.ranges import check_generation_fields
 from ..host.required import required
 from .checks import check_parameters, check_token_weights
 from .deviations import Deviations, deviations_of
-from .paper import PINNED, SCRIPT_WARMUP_ROLLOUTS, batch_fields, paper_fields
+from .paper import PINNED, SCRIPT_WARMUP_ROLLOUTS, batch_fields, evaluation_batch_field, paper_fields
 from .rollout_size import paper_warmup_steps, settle_updates_per_rollout
 from .toggles import GOVERNED, PROMPT_SWITCHES, RELIANT, TOGGLES, settle_toggles, toggles_beside
 from .told import changes_since, inert_toggles, is_set
@@ -306,7 +306,8 @@ class DAPOConfig(GRPOConfig):
         # How many processes there are is known once a config is made, of whatever batch size
         sizes = {"per_device_train_batch_size": values["num_generations"], "gradient_accumulation_steps": 1}
         probe: dict[str, Any] = {**values, **sizes, "eval_strategy": "no", "generation_batch_size": None}
-        sizes = batch_fields(kwargs, cls(output_dir, **probe).world_size)
+        processes = cls(output_dir, **probe).world_size
+        sizes = {**evaluation_batch_field(kwargs, processes), **batch_fields(kwargs, processes)}
         whole: dict[str, Any] = {**values, **sizes, "generation_batch_size": None}
         config = cls(output_dir, **whole)
         if script and kwargs.get("warmup_steps") is None:

@@ -129,6 +129,14 @@ def batch_fields(given: dict[str, Any], processes: int) -> dict[str, int]:
     }
 
 
+def evaluation_batch_field(given: dict[str, Any], processes: int) -> dict[str, int]:
+    """Returns the smallest batch per device in which all processes evaluate whole groups, unless the user set one."""
+    if given.get("per_device_eval_batch_size") is not None:
+        return {}
+    generations = given.get("num_generations_eval") or given.get("num_generations") or GENERATIONS
+    return {"per_device_eval_batch_size": generations // math.gcd(generations, processes)}
+
+
 def _beside_the_point(given: dict[str, Any]) -> set[str]:
     """Returns the fields whose value in the paper does not go with what the user set, and would be refused."""
     names = {name for toggle, reliant in RELIANT.items() if not given.get(toggle, True) for name in reliant}
