@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qsl
 
 from datasets import Dataset, NamedSplit
@@ -116,7 +116,8 @@ def _made(name: str, task: Task, size: int, seed: int) -> Any:
         near = get_close_matches(task.name, factory.DATASETS, n=1)
         hint = f"Did you mean {GYM}{near[0]}?" if near else "Its gallery lists the tasks."
         raise ProblemError(f"{name}: reasoning-gym has no task {task.name!r}. {hint}")
-    known = [one.name for one in fields(cast(Any, factory.DATASETS[task.name][1])) if one.name not in _OURS]
+    settings: Any = factory.DATASETS[task.name][1]
+    known = [one.name for one in fields(settings) if one.name not in _OURS]
     unknown = next((key for key, _ in task.settings if key not in known), None)
     if unknown is not None:
         raise ProblemError(
