@@ -35,6 +35,7 @@ FOLDERS = (
     "arena",
     "verification",
     "demo",
+    "ablation",
     "cli",
 )
 

@@ -21,16 +21,8 @@ from .checks import check_parameters, check_token_weights
 from .deviations import Deviations, deviations_of
 from .paper import PINNED, SCRIPT_WARMUP_ROLLOUTS, batch_fields, evaluation_batch_field, paper_fields
 from .rollout_size import paper_warmup_steps, settle_updates_per_rollout
-from .toggles import GOVERNED, PROMPT_SWITCHES, RELIANT, TOGGLES, settle_toggles, toggles_beside
+from .toggles import GOVERNED, LADDER, PROMPT_SWITCHES, RELIANT, TOGGLES, settle_toggles, toggles_beside
 from .told import changes_since, inert_toggles, is_set
-
-
-# Names of the configs of the ladder: each adds one part to the one before. The paper's Table 1 calls the first "naive
-# GRPO"; here that name means the published GRPO, with its KL term
-LADDER = (
-    "GRPO without KL",
-    *("+ " + toggle.replace("_", " ").replace("clip higher", "clip-higher") for toggle in TOGGLES),
-)
 
 
 @dataclass

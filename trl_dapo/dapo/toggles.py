@@ -23,6 +23,13 @@ TOGGLES = (
     "dynamic_sampling",
 )
 
+# Names of the configs of the ladder: each adds one part to the one before. The paper's Table 1 calls the first "naive
+# GRPO"; here that name means the published GRPO, with its KL term
+LADDER = (
+    "GRPO without KL",
+    *("+ " + toggle.replace("_", " ").replace("clip higher", "clip-higher") for toggle in TOGGLES),
+)
+
 # The field of TRL that a toggle sets, if there is one
 GOVERNED = {
     "overlong_filtering": "mask_truncated_completions",

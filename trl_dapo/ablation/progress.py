@@ -1,0 +1,47 @@
+"""
+How far a run is: a small file that the run writes and whoever started it reads.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+PROGRESS = "progress.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """
+    How far a run is.
+
+    Args:
+        fraction (`float`):
+            Share of the budget that is spent, from 0 to 1.
+        step (`int`):
+            Optimizer steps.
+        completions (`int`):
+            Completions generated.
+        accuracy (`float`, *optional*):
+            Share of right completions in the last rollout.
+    """
+
+    fraction: float
+    step: int
+    completions: int
+    accuracy: float | None = None
+
+
+def write_progress(folder: Path, progress: Progress) -> None:
+    """Writes the file, whole or not at all."""
+    part = folder / f"{PROGRESS}.part"
+    part.write_text(json.dumps(asdict(progress)), encoding="utf-8")
+    part.replace(folder / PROGRESS)
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """Returns what the file says, `None` where there is none or it cannot be read."""
+    try:
+        return Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
