@@ -50,7 +50,7 @@ def build_model(seed: int = 0) -> LlamaForCausalLM:
     return model
 
 
-def load_warm_start() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def load_warm_start(start: str = "default-0") -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """
     Policy with the shipped weights, the start of reinforcement learning, and its tokenizer.
 

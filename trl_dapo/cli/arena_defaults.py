@@ -31,6 +31,8 @@ DAPO: dict[str, Any] = {
     # The paper warms up for 20 rollouts, longer than this whole run
     "warmup_steps": float(UPDATES),
 }
+# As in the demo
+ABLATION: dict[str, Any] = {**DAPO, "adam_beta2": 0.99}
 GRPO: dict[str, Any] = {
     **ONLINE,
     "output_dir": "arena-GRPO",

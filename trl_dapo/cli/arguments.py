@@ -105,7 +105,7 @@ class CommandParser(TrlParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
         """Parses, then fills in the fields that the user did not set."""
         namespace, unknown = super().parse_known_args(args, namespace)
-        given = {*self._file_values, *self._written(args)}
+        given = {*self._file_values, *self.written_values(args)[0]}
         _check_text(vars(namespace))
         self._fill_in(vars(namespace), given)
         self.change(vars(namespace))
@@ -133,13 +133,14 @@ class CommandParser(TrlParser):
         if self.arena_defaults is not None and is_arena_run(values):
             fill_in(values, given, self.arena_defaults)
 
-    def _written(self, args: Iterable[str] | None) -> set[str]:
-        """Returns the fields that the command line sets."""
+    def written_values(self, words: Iterable[str] | None) -> tuple[dict[str, Any], list[str]]:
+        """Returns the fields that words of the command line set, with their values, and the words that set none."""
         defaults = {action: action.default for action in self._actions}
         try:
             for action in self._actions:
                 action.default = argparse.SUPPRESS
-            return set(vars(super().parse_known_args(args)[0]))
+            namespace, unknown = super().parse_known_args(words)
+            return vars(namespace), unknown
         finally:
             for action, default in defaults.items():
                 action.default = default

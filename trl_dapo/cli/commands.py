@@ -135,3 +135,20 @@ _TABLE = (
 )
 
 COMMANDS = {command.name: command for command in _TABLE}
+
+# One run of `trl-dapo ablate`, which starts it; not among the commands that a user types
+ABLATE_RUN = Command(
+    name="ablate_run",
+    summary="one run of an ablation",
+    trainer="trl_dapo.dapo.trainer:DAPOTrainer",
+    config="trl_dapo.dapo.config:DAPOConfig",
+    parser="trl_dapo.cli.online:DAPOParser",
+    arena_defaults="trl_dapo.cli.arena_defaults:ABLATION",
+    print_dry_run="trl_dapo.cli.dry_run:print_dapo_config",
+    **{
+        **ONLINE,
+        "script_arguments": "trl_dapo.cli.ablate_run:RunScriptArguments",
+        "trainer_arguments": "trl_dapo.cli.ablate_run:run_arguments",
+        "complete": "trl_dapo.cli.ablate_run:measure_run",
+    },
+)

@@ -8,7 +8,7 @@ from functools import partial
 
 from trl_dapo import __version__
 
-from .commands import COMMANDS
+from .commands import ABLATE_RUN, COMMANDS
 from .errors import UsageError, report
 
 
@@ -18,6 +18,7 @@ SUMMARIES = {
     **{command.name: command.summary for command in COMMANDS.values()},
     "verify": "check a run before it is started: reward, data, tokenizer, model and settings",
     "eval": "measure accuracy on held-out questions: avg@k, pass@k, maj@k, with intervals",
+    "ablate": "run an ablation: rows, seeds, equal budgets, and a report with intervals",
     "demo": "compare DAPO with GRPO on the built-in task, on a CPU",
 }
 LINES = "\n".join(f"  {name:<8}{summary}" for name, summary in SUMMARIES.items())
@@ -57,6 +58,15 @@ def _command(name: str) -> Callable[[list[str]], int]:
         from .launch import run
 
         return partial(run, COMMANDS[name])
+    if name == "ablate-run":
+        # What `ablate` starts where a run has several processes
+        from .launch import run
+
+        return partial(run, ABLATE_RUN)
+    if name == "ablate":
+        from .ablate import main as ablate
+
+        return ablate
     if name == "verify":
         from .verify import main as verify
 

@@ -135,13 +135,17 @@ class EvaluationCallback(TrainerCallback):
 
     def evaluate(self) -> dict[str, DataSetScore]:
         """Returns the scores of the present policy by data set; nothing is logged or written."""
-        return {one.name: score_data_set(self._samples(one)) for one in self._problems}
+        return {name: score_data_set(found) for name, found in self.samples().items()}
+
+    def samples(self) -> dict[str, list[Sample]]:
+        """Returns completions of the present policy by data set, judged; nothing is logged or written."""
+        return {one.name: self._samples(one) for one in self._problems}
 
     def _measure(self) -> dict[str, float]:
         step = self._trainer.state.global_step
         # One step is asked for several times: by each data set of the trainer's evaluation, and at the end
         if self._measured is None or self._measured[0] != step or not self._trainer.is_in_train:
-            samples = {one.name: self._samples(one) for one in self._problems}
+            samples = self.samples()
             scores = {name: score_data_set(found) for name, found in samples.items()}
             self.results[step] = scores
             self._measured = step, _metrics(scores)

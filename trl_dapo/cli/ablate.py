@@ -1,0 +1,231 @@
+"""
+`trl-dapo ablate`: which part of DAPO does what, as a table with seeds, matched budgets and intervals.
+
+In here: the options and what can be checked without torch. `ablate_plan.py` makes runs of them, and `ablate_start.py`
+starts these and reports.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from trl_dapo.ablation.designs import DESIGNS
+
+from .config_file import read_config_file, split_config_flag
+from .errors import UsageError, one_line
+from .folders import check_folder
+
+
+PRESETS = ("arena", "gsm8k-0.5b-12gb", "dapo-math-1.5b-24gb", "paper-32b")
+MATCHES = ("samples", "steps", "seconds")
+LAUNCHERS = ("local", "slurm", "ray")
+SECTION = "ablation"  # of a YAML file: options of this command
+OUTPUT_DIR = Path("runs/ablation")
+SEEDS, MARGIN, MAX_SEEDS = 8, 0.02, 32
+MOST_SEED = 2**32
+
+
+def make_parser(prog: str = "trl-dapo ablate") -> argparse.ArgumentParser:
+    """Returns the parser of the command's options; all other options are those of `trl-dapo dapo`."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        allow_abbrev=False,
+        description="Run the rows of an ablation with several seeds and equal budgets, and report each row with its "
+        "interval. Without a config: the built-in task. All options of `trl-dapo dapo` change the base that rows "
+        "differ from. A stopped ablation goes on when the same command is run again.",
+    )
+    parser.error = _refuse
+    _add_rows(parser.add_argument_group("rows"))
+    _add_budget(parser.add_argument_group("seeds and budget"))
+    _add_measuring(parser.add_argument_group("measuring"))
+    _add_starting(parser.add_argument_group("running"))
+    _add_report(parser.add_argument_group("report"))
+    return parser
+
+
+def _add_rows(group: Any) -> None:
+    group.add_argument("--config", metavar="FILE", help="YAML file of `trl-dapo dapo`: the base of all rows.")
+    group.add_argument("--preset", choices=PRESETS, help="A base that ships with this package (default: arena).")
+    group.add_argument(
+        "--design",
+        nargs="+",
+        choices=DESIGNS,
+        default=[],
+        help="Tables: the paper's ladder, DAPO without each part, each part alone, all combinations "
+        "(default: ladder). Tables share their runs.",
+    )
+    group.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="FIELD=A,B",
+        help="A row for each value of a field; several give all combinations. In place of --design.",
+    )
+    group.add_argument(
+        "--regime", help="Of the built-in task: settings in which a technique has something to do (default: default)."
+    )
+
+
+def _add_budget(group: Any) -> None:
+    group.add_argument("--seeds", type=int, help=f"Seeds of each row (default: {SEEDS}).")
+    group.add_argument("--first_seed", type=int, default=0, help="First seed (default: 0).")
+    group.add_argument(
+        "--match",
+        nargs="+",
+        choices=MATCHES,
+        default=[],
+        help="What rows spend equally: completions generated, optimizer steps, seconds of training (default: "
+        "samples). Several give a table each, from the same runs.",
+    )
+    group.add_argument(
+        "--samples", type=int, help="Completions of a run (default: those of max_steps without refills)."
+    )
+    group.add_argument("--steps", type=int, help="Optimizer steps of a run (default: max_steps).")
+    group.add_argument("--seconds", type=float, help="Seconds of training of a run.")
+    group.add_argument(
+        "--until",
+        choices=["resolved"],
+        help="Add seeds until each row's difference to the one before is resolved, or is shown to be within --margin.",
+    )
+    group.add_argument("--margin", type=float, default=MARGIN, help=f"Differences that are nothing ({MARGIN}).")
+    group.add_argument("--max_seeds", type=int, default=MAX_SEEDS, help=f"With --until: most seeds ({MAX_SEEDS}).")
+
+
+def _add_measuring(group: Any) -> None:
+    group.add_argument("--temperature", type=float, help="Of the evaluation (default: 1.0).")
+    group.add_argument("--top_p", type=float, help="Of the evaluation (default: 0.7; the built-in task: 1.0).")
+    group.add_argument("--points", type=int, default=3, help="Measurements on the way (default: 3).")
+    group.add_argument("--points_k", type=int, default=1, help="Completions per question there (default: 1).")
+
+
+def _add_starting(group: Any) -> None:
+    group.add_argument("--output_dir", type=Path, help=f"Folder of the runs and the report ({OUTPUT_DIR}).")
+    group.add_argument("--jobs", type=int, help="Runs at a time (default: 1; the built-in task: one per core).")
+    group.add_argument("--launcher", choices=LAUNCHERS, default="local", help="Where runs start (default: local).")
+    group.add_argument(
+        "--launcher_options",
+        type=_mapping,
+        default={},
+        help='JSON for the launcher: {"slurm_partition": "gpu", "gpus_per_node": 1}, or {"num_gpus": 1} of ray.',
+    )
+    group.add_argument("--keep_models", action="store_true", help="Save the last policy of each run.")
+    group.add_argument("--prepare", action="store_true", help="Write the folder of each run, and start nothing.")
+    group.add_argument("--dry-run", "--dry_run", action="store_true", help="Print each command and the budget.")
+
+
+def _add_report(group: Any) -> None:
+    group.add_argument("--report", action="store_true", help="Report what is finished, and start nothing.")
+    group.add_argument(
+        "--join", nargs="+", type=Path, default=[], metavar="FOLDER", help="Further folders of results for the report."
+    )
+    group.add_argument(
+        "--compare", nargs=2, type=Path, metavar=("A", "B"), help="Set two reports side by side, and do nothing else."
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Runs the ablation and returns the exit code: 0, 1 if runs failed, 2 for a mistake, 130 after Ctrl-C."""
+    options, base, words = parse(argv)
+    if options.compare:
+        from .ablate_start import compare_reports
+
+        return compare_reports(*options.compare)
+    from .ablate_start import run
+
+    return run(options, base, words)
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any], list[str]]:
+    """
+    Returns the options, the fields of the base's file, and the words that belong to `trl-dapo dapo`.
+
+    Raises:
+        [`UsageError`]: For what can be seen to be wrong without torch.
+    """
+    argv = split_config_flag(argv)
+    parser = make_parser()
+    known, _ = parser.parse_known_args(argv)
+    if known.config and known.preset:
+        raise UsageError(f"--preset {known.preset} and --config {known.config} are both a base. Give one of them.")
+    base = _preset(known.preset) if known.preset else read_config_file(argv)
+    section = base.pop(SECTION, {})
+    if not isinstance(section, Mapping):
+        raise UsageError(f"{SECTION} in the file is {section!r}: a mapping of options of this command is needed.")
+    options, words = parser.parse_known_args([*_words(section, parser), *argv])
+    _check(options)
+    return options, base, words
+
+
+def preset_file(name: str) -> Path:
+    """Returns the YAML file of a preset."""
+    from importlib.resources import files
+
+    return Path(str(files("trl_dapo.ablation") / "presets" / f"{name}.yaml"))
+
+
+def _preset(name: str) -> dict[str, Any]:
+    return read_config_file(["--config", str(preset_file(name))])
+
+
+def _words(section: Mapping[str, Any], parser: argparse.ArgumentParser) -> list[str]:
+    """Returns a file's options as words, which flags behind them override."""
+    known = {action.dest for action in parser._actions}
+    words: list[str] = []
+    for name, value in section.items():
+        if name not in known or name in ("config", "preset", "compare", "help"):
+            raise UsageError(f"{SECTION}: {name!r} is no option of `trl-dapo ablate`. See `trl-dapo ablate --help`.")
+        if isinstance(value, bool):
+            words += [f"--{name}"] if value else []
+        elif isinstance(value, list):
+            words += [f"--{name}", *map(str, value)]
+        else:
+            words += [f"--{name}", json.dumps(value) if isinstance(value, Mapping) else str(value)]
+    return words
+
+
+def _check(options: argparse.Namespace) -> None:
+    for name in ("samples", "steps", "seeds", "jobs", "max_seeds", "points_k"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} must be at least 1, got {value}.")
+    if options.points < 0:
+        raise UsageError(f"--points must not be negative, got {options.points}.")
+    if not 0 <= options.first_seed <= MOST_SEED - (options.seeds or SEEDS):
+        raise UsageError(f"--first_seed must be between 0 and {MOST_SEED - 1}, got {options.first_seed}.")
+    if options.seconds is not None and not 0 < options.seconds < math.inf:
+        raise UsageError(f"--seconds must be above 0 and finite, got {options.seconds:g}.")
+    if not 0 < options.margin < 1:
+        raise UsageError(f"--margin must be between 0 and 1, got {options.margin:g}.")
+    if options.vary and options.design:
+        raise UsageError("--vary and --design both say which rows there are. Give one of them.")
+    if options.until and options.max_seeds < (options.seeds or SEEDS):
+        raise UsageError(
+            f"--max_seeds {options.max_seeds} is below the {options.seeds or SEEDS} seeds to begin with. Raise it, or "
+            "lower --seeds."
+        )
+    if options.launcher == "local" and options.launcher_options:
+        raise UsageError("--launcher_options has no effect with --launcher local. Leave it out.")
+    for match in MATCHES:
+        if getattr(options, match) is not None and options.match and match not in options.match:
+            raise UsageError(f"--{match} has no effect without --match {match}. Add it, or leave --{match} out.")
+    try:
+        check_folder("--output_dir", str(options.output_dir or OUTPUT_DIR))
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is no mapping. Write {{"name": value}}.')
+    return value
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UsageError(f"{message}. See `trl-dapo ablate --help`.")

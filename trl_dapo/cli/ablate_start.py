@@ -1,0 +1,237 @@
+"""
+Starts the runs of an ablation, adds seeds where that was asked for, and reports.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trl_dapo.ablation.designs import Design, Row
+from trl_dapo.ablation.jobs import Job, Outcome
+from trl_dapo.ablation.manifest import merged_manifest, read_manifest, write_manifest
+from trl_dapo.ablation.results import ResultError, RunResult, find_results, read_result
+from trl_dapo.ablation.run_spec import RUN, read_spec, write_spec
+
+from .ablate import OUTPUT_DIR
+from .ablate_plan import Ablation, PlannedRun, jobs_at_once, plan_ablation, seeds_of
+from .errors import UsageError, one_line
+from .folders import check_folder
+
+
+FAILED, INTERRUPTED = 1, 130
+
+
+def run(options: argparse.Namespace, base: Mapping[str, Any], words: Sequence[str]) -> int:
+    """Runs what the options ask for and returns the exit code."""
+    if options.report:
+        return report_folder(options.output_dir or OUTPUT_DIR, options)
+    ablation = plan_ablation(options, base, words)
+    seeds = seeds_of(options)
+    runs = ablation.runs(seeds)
+    _check_folders(ablation, runs)
+    if options.dry_run:
+        _print_plan(options, ablation, runs)
+        return 0
+    _prepare(ablation, runs)
+    if options.prepare:
+        print(f"{len(runs)} runs are in {ablation.output_dir}. Each starts with its line of commands.txt there.")
+        return 0
+    return _start(options, ablation, seeds)
+
+
+def _start(options: argparse.Namespace, ablation: Ablation, seeds: list[int]) -> int:
+    outcomes: list[Outcome] = []
+    while True:
+        outcomes += _run_all(options, ablation, ablation.runs(seeds))
+        if any(one.status == "stopped" for one in outcomes):
+            done = sum(one.status in ("finished", "skipped") for one in outcomes)
+            print(f"Stopped: {done} runs are finished. The same command goes on.")
+            return INTERRUPTED
+        more = _seeds_to_add(options, ablation, seeds)
+        if not more:
+            break
+        seeds = more
+        runs = ablation.runs(seeds)
+        _check_folders(ablation, runs)
+        _prepare(ablation, runs)
+    code = report_folder(ablation.output_dir, options)
+    failed = [one for one in outcomes if one.status == "failed"]
+    for one in failed:
+        print(f"failed: {one.job.name}: {one.reason} ({one.job.folder / 'log.txt'})", file=sys.stderr)
+    return FAILED if failed else code
+
+
+# Before runs start
+
+
+def _check_folders(ablation: Ablation, runs: Sequence[PlannedRun]) -> None:
+    """Raises [`UsageError`] if a folder holds another run, before anything is written."""
+    try:
+        check_folder("--output_dir", str(ablation.output_dir))
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
+    for one in runs:
+        if not (one.folder / RUN).is_file():
+            continue
+        try:
+            there = read_spec(one.folder).fingerprint
+        except ValueError as error:
+            raise UsageError(f"--output_dir {ablation.output_dir}: {one_line(error)}. Name another folder.") from error
+        changed = _difference(there, json.loads(json.dumps(one.spec.fingerprint)))
+        if changed is not None:
+            raise UsageError(
+                f"--output_dir {ablation.output_dir} holds runs of another ablation: {one.name} has {changed}. Name "
+                "another folder."
+            )
+
+
+def _difference(there: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str | None:
+    """Returns the first field in which two descriptions differ, with both values."""
+    for name in {**now, **there}:
+        was, new = there.get(name), now.get(name)
+        if isinstance(was, Mapping) and isinstance(new, Mapping):
+            inner = _difference(was, new, f"{name}.")
+            if inner is not None:
+                return inner
+        elif was != new:
+            return f"{path}{name}={was}, not {new}"
+    return None
+
+
+def _prepare(ablation: Ablation, runs: Sequence[PlannedRun]) -> None:
+    """Writes what each run is told; what is there stays."""
+    try:
+        for one in runs:
+            one.folder.mkdir(parents=True, exist_ok=True)
+            (one.folder / "config.yaml").write_text(
+                yaml.safe_dump(dict(one.config), sort_keys=False), encoding="utf-8"
+            )
+            write_spec(one.folder, one.spec)
+        write_manifest(ablation.output_dir, merged_manifest(ablation.output_dir, _manifest(ablation)))
+        lines = [shlex.join(ablation.command(one)) for one in runs]
+        (ablation.output_dir / "commands.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--output_dir {ablation.output_dir} cannot be written to: {error.strerror}.") from error
+
+
+def _print_plan(options: argparse.Namespace, ablation: Ablation, runs: Sequence[PlannedRun]) -> None:
+    for design in ablation.designs:
+        print(f"# table {design.name}: {len(design.rows)} rows")
+        for row in design.rows:
+            print(f"{row.name}: {_changes(row)}")
+    print("# budget of each run")
+    for match, budget in ablation.budgets.items():
+        print(f"{match}: {budget:g}")
+    if "samples" in ablation.budgets:
+        print(f"all runs: {len(runs)}, completions: {len(runs) * ablation.budgets['samples']:g} at least")
+    print(f"# {len(runs)} runs, {jobs_at_once(options, ablation)} at a time; --prepare writes their configs")
+    for one in runs:
+        print(shlex.join(ablation.command(one)))
+    for note in ablation.notes:
+        print(f"note: {note}")
+
+
+def _changes(row: Row) -> str:
+    return ", ".join(f"{name}={value}" for name, value in row.changes.items()) or "the base"
+
+
+# Runs
+
+
+def _run_all(options: argparse.Namespace, ablation: Ablation, runs: Sequence[PlannedRun]) -> list[Outcome]:
+    from trl_dapo.ablation.display import shown
+    from trl_dapo.ablation.launchers import make_launcher
+    from trl_dapo.ablation.runner import run_jobs
+
+    threads = {"OMP_NUM_THREADS": "1"} if ablation.regime is not None else {}
+    jobs = [Job(one.name, ablation.command(one), one.folder, threads) for one in runs]
+    try:
+        launcher = make_launcher(options.launcher, jobs_at_once(options, ablation), options.launcher_options)
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"--launcher {options.launcher}: {one_line(error)}") from error
+    with shown(jobs) as listener:
+        return run_jobs(jobs, launcher, _is_finished, listener)
+
+
+def _is_finished(job: Job) -> bool:
+    try:
+        read_result(job.folder / "result.json")
+    except ResultError:
+        return False
+    return True
+
+
+def _seeds_to_add(options: argparse.Namespace, ablation: Ablation, seeds: Sequence[int]) -> list[int]:
+    """Returns all seeds with those that are added, or none if the ablation is at its end."""
+    from trl_dapo.ablation.resolution import state_of
+
+    if options.until is None:
+        return []
+    found = find_results(ablation.output_dir / "runs").runs
+    for line in (state := state_of(found, ablation.designs, list(ablation.budgets), options.margin)).lines:
+        print(line)
+    if not state.is_open or len(seeds) >= options.max_seeds:
+        if state.is_open:
+            print(f"--max_seeds {options.max_seeds} is reached, and not all differences are resolved.")
+        return []
+    step = max(1, jobs_at_once(options, ablation) if ablation.regime is not None else 1)
+    return [*seeds, *range(seeds[-1] + 1, min(seeds[-1] + 1 + step, seeds[0] + options.max_seeds))]
+
+
+# The report
+
+
+def report_folder(folder: Path, options: argparse.Namespace) -> int:
+    """Writes the report of a folder's results, prints its first table and returns the exit code."""
+    from trl_dapo.ablation.report import write_report
+
+    try:
+        found = [find_results(one) for one in (folder, *options.join)]
+    except ResultError as error:
+        raise UsageError(one_line(error)) from error
+    runs = [one for part in found for one in part.runs]
+    left_out = [line for part in found for line in part.left_out]
+    if not runs:
+        raise UsageError(f"--output_dir {folder} has no results. Run the ablation, or name another folder.")
+    manifest = read_manifest(folder)
+    matches = manifest.matches or tuple(dict.fromkeys(match for one in runs for match in one.ends))
+    try:
+        written = write_report(folder / "report", runs, manifest.designs, matches, title=_title(runs), notes=left_out)
+    except OSError as error:
+        raise UsageError(f"--output_dir {folder}: the report cannot be written: {error.strerror}.") from error
+    for line in left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    print((folder / "report" / "table.md").read_text(encoding="utf-8"))
+    print(f"Report: {next(path for path in written if path.name == 'index.html')}")
+    return 0
+
+
+def compare_reports(first: Path, second: Path) -> int:
+    """Prints two reports side by side and returns the exit code."""
+    from trl_dapo.ablation.report.compare import compare
+
+    try:
+        print(compare(first, second))
+    except ValueError as error:
+        raise UsageError(f"--compare: {one_line(error)}") from error
+    return 0
+
+
+def _title(runs: Sequence[RunResult]) -> str:
+    first = runs[0]
+    return "The built-in task" if first.regime is not None else f"{first.start}"
+
+
+def _manifest(ablation: Ablation) -> Any:
+    from trl_dapo.ablation.manifest import Manifest
+
+    return Manifest(ablation.designs, tuple(ablation.budgets))
+
+
+__all__ = ["Design", "compare_reports", "report_folder", "run"]
