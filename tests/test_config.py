@@ -332,7 +332,7 @@ def test_the_ladder_adds_one_toggle_a_row_in_the_order_of_the_papers_table():
         "+ overlong filtering",
         "+ clip-higher",
         "+ soft overlong punishment",
-        "+ token level loss",
+        "+ token-level loss",
         "+ dynamic sampling",
     )
     assert [toggles_of(config) for config in configs] == [

@@ -115,7 +115,7 @@ class Ablation:
             seed=seed,
             budgets=self.budgets,
             measuring=self.measuring,
-            fingerprint={"config": lasting(config), "budgets": self.budgets, "regime": self.regime},
+            fingerprint={"regime": self.regime, "budgets": self.budgets, "config": lasting(config)},
             regime=self.regime,
             keep_model=self.keep_models,
         )
@@ -180,7 +180,7 @@ def plan_ablation(options: argparse.Namespace, base: Mapping[str, Any], words: S
         base=values,
         words=tuple(launch_words),
         processes=first.processes,
-        output_dir=options.output_dir or _output_dir(base, regime),
+        output_dir=options.output_dir or _output_dir(options, base, regime),
         regime=regime,
         keep_models=options.keep_models,
         notes=tuple(notes),
@@ -337,10 +337,12 @@ def _measuring(options: argparse.Namespace, first: Plan, on_arena: bool) -> Meas
     )
 
 
-def _output_dir(base: Mapping[str, Any], regime: str | None) -> Path:
-    if regime is None:
-        return Path(f"{base['output_dir']}-ablation") if base.get("output_dir") else OUTPUT_DIR / "run"
-    return OUTPUT_DIR / regime
+def _output_dir(options: argparse.Namespace, base: Mapping[str, Any], regime: str | None) -> Path:
+    if regime is not None:
+        return OUTPUT_DIR / regime
+    if base.get("output_dir"):
+        return Path(f"{base['output_dir']}-ablation")
+    return OUTPUT_DIR / (options.preset or Path(options.config or "run").stem)
 
 
 def jobs_at_once(options: argparse.Namespace, ablation: Ablation) -> int:

@@ -27,7 +27,11 @@ TOGGLES = (
 # GRPO"; here that name means the published GRPO, with its KL term
 LADDER = (
     "GRPO without KL",
-    *("+ " + toggle.replace("_", " ").replace("clip higher", "clip-higher") for toggle in TOGGLES),
+    "+ overlong filtering",
+    "+ clip-higher",
+    "+ soft overlong punishment",
+    "+ token-level loss",
+    "+ dynamic sampling",
 )
 
 # The field of TRL that a toggle sets, if there is one
