@@ -26,12 +26,15 @@ class Job:
             `progress.Progress`; the run is finished when `result.json` is there.
         environment (`dict[str, str]`):
             Variables that it has besides those of this process.
+        gpus (`int`, *optional*, defaults to `0`):
+            GPUs that it needs for itself. 0 takes one of those there are, which others may use as well.
     """
 
     name: str
     command: tuple[str, ...]
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    gpus: int = 0
 
 
 @dataclass(frozen=True)
