@@ -103,7 +103,7 @@ class Recorder(TrainerCallback, ExportableState):
             self._measure_ends(reached)
         if len(self.ends) == len(self._spec.budgets):
             control.should_training_stop = True
-        elif self._fraction(spent) * (self._spec.measuring.points + 1) >= self.points:
+        elif self._is_point_due(spent):
             self._measure_on_the_way()
         self._mark = time.perf_counter()
 
@@ -168,9 +168,14 @@ class Recorder(TrainerCallback, ExportableState):
         self.completions = list(measured.completions)
         self.held_out.append({**self._place(), **_accuracies(measured.data_sets)})
 
+    def _is_point_due(self, spent: Mapping[str, float]) -> bool:
+        """Whether the next of the points, which divide the budget in equal parts, is reached; the first is the start."""
+        points = self._spec.measuring.points
+        return self.points <= points and self._fraction(spent) * (points + 1) >= self.points
+
     def _measure_on_the_way(self) -> None:
         # A large rollout may pass several points at once
-        while self._fraction(self._spent()) * (self._spec.measuring.points + 1) >= self.points:
+        while self._is_point_due(self._spent()):
             self.points += 1
         if self._spec.measuring.points:
             self.held_out.append({**self._place(), **self._measurement.on_the_way()})
