@@ -67,6 +67,12 @@ SCENARIOS = {
     "unequal_updates": ("few", 4, plain_dataset(64), {**ACCUMULATED, "max_refill_rounds": 0}),
     "seen_scale": ("even", 8, plain_dataset(64), SCALED),
     "seen_scale_alone": ("even", 16, plain_dataset(64), SCALED),
+    "moving_fast": (
+        "all",
+        8,
+        plain_dataset(64),
+        {"learning_rate": 3e-2, "warmup_steps": 0, "overlong_filtering": True},
+    ),
     "no_row_lives": ("none", 4, plain_dataset(64), {**ACCUMULATED, "max_refill_rounds": 0}),
 }
 

@@ -169,7 +169,7 @@ class Recorder(TrainerCallback, ExportableState):
         self.held_out.append({**self._place(), **_accuracies(measured.data_sets)})
 
     def _is_point_due(self, spent: Mapping[str, float]) -> bool:
-        """Whether the next of the points, which divide the budget in equal parts, is reached; the first is the start."""
+        """Whether the next of the points is reached, which divide the budget in equal parts from the start on."""
         points = self._spec.measuring.points
         return self.points <= points and self._fraction(spent) * (points + 1) >= self.points
 

@@ -18,7 +18,12 @@ from transformers import (
 from .tokenizer import build_tokenizer
 
 
-WARM_START_FILE = "warm_start.safetensors"
+# By name of the start. Each has a seed of its own, for the initial weights and the demonstrations
+WARM_START_FILES = {
+    "default-0": "warm_start.safetensors",
+    "default-1": "warm_start_1.safetensors",
+    "default-2": "warm_start_2.safetensors",
+}
 
 
 def build_model(seed: int = 0) -> LlamaForCausalLM:
@@ -52,13 +57,22 @@ def build_model(seed: int = 0) -> LlamaForCausalLM:
 
 def load_warm_start(start: str = "default-0") -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """
-    Policy with the shipped weights, the start of reinforcement learning, and its tokenizer.
+    Policy with shipped weights, the start of reinforcement learning, and its tokenizer.
 
-    Pass the model to `trl.GRPOTrainer` as `model=` and the tokenizer as `processing_class=`. The policy's accuracy is
+    Pass the model to `trl.GRPOTrainer` as `model=` and the tokenizer as `processing_class=`. The default's accuracy is
     `trl_dapo.arena.warm_start.WARM_START_ACCURACY`.
+
+    Args:
+        start (`str`, *optional*, defaults to `"default-0"`):
+            Which weights: one of `WARM_START_FILES`.
+
+    Raises:
+        `ValueError`: If there are none of the name.
     """
+    if start not in WARM_START_FILES:
+        raise ValueError(f"start={start!r} is unknown. The warm starts are {', '.join(WARM_START_FILES)}.")
     model = build_model()
-    with as_file(files("trl_dapo.arena") / WARM_START_FILE) as path:
+    with as_file(files("trl_dapo.arena") / WARM_START_FILES[start]) as path:
         load_model(model, path)
     return model, build_tokenizer()
 
