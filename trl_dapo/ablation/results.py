@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import reading, result_files
+
 
 SCHEMA, KIND = 1, "trl_dapo.ablation.run"
 RESULT = "result.json"
@@ -198,7 +200,25 @@ def read_result(path: Path) -> RunResult:
         [`ResultError`]: If it holds none: cut short, of another program or another schema, or with a value that
             cannot be.
     """
-    raise NotImplementedError
+    try:
+        return _made(reading.checked(path, KIND, SCHEMA))
+    except reading.NoResult as error:
+        raise ResultError(str(error)) from None
+
+
+def _made(content: dict[str, Any]) -> RunResult:
+    ends = {match: _end(end) for match, end in content["ends"].items()}
+    completions = tuple(SampleCompletion(**one) for one in content["completions"])
+    fields: dict[str, Any] = {**content, "row": RowOfRun(**content["row"]), "ends": ends, "completions": completions}
+    return RunResult(**fields)
+
+
+def _end(content: dict[str, Any]) -> End:
+    fields: dict[str, Any] = {**content, "data_sets": {}}
+    for name, one in content["data_sets"].items():
+        own: dict[str, Any] = {**one, "questions": tuple(Question(**question) for question in one["questions"])}
+        fields["data_sets"][name] = DataSet(**own)
+    return End(**fields)
 
 
 def find_results(folder: Path) -> Found:
@@ -208,4 +228,21 @@ def find_results(folder: Path) -> Found:
     Raises:
         [`ResultError`]: If there is no such folder.
     """
-    raise NotImplementedError
+    if not folder.is_dir():
+        raise ResultError(f"{result_files.printable(folder)} is no folder. Name one that has {RESULT} files below it.")
+    left_out: list[str] = []
+    first: dict[tuple[str, int, str | None], str] = {}
+    runs = []
+    for path in result_files.files(folder, RESULT, left_out):
+        name = result_files.printable(path.relative_to(folder))
+        try:
+            run = read_result(path)
+        except ResultError as error:
+            left_out.append(f"{name}: {error}")
+            continue
+        earlier = first.setdefault((run.row.key, run.seed, run.regime), name)
+        if earlier == name:
+            runs.append(run)
+        else:
+            left_out.append(f"{name}: {run.row.key!a}, seed {run.seed}, is in {earlier} already")
+    return Found(tuple(runs), tuple(left_out))

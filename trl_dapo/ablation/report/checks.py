@@ -1,0 +1,107 @@
+"""
+Manipulation checks: did a technique act at all where it was switched on?
+
+A difference that is not resolved says something about a technique only if the technique acted. Then it is a finding;
+otherwise the table did not test it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum
+
+from ...dapo.toggles import TOGGLES
+from ..results import RunResult
+from ..statistics import Difference
+from .numbers import interval, plain, points
+from .tables import Table, TableRow, compared, row_keys, runs_of_rows
+
+
+# From which size on a technique counts as having acted: a hundredth of the tokens, rows, groups or reward
+ACTED = 0.01
+
+
+@dataclass(frozen=True)
+class Check:
+    """
+    What a table says about a technique.
+
+    Args:
+        technique (`str`):
+            The toggle that one row has and the other has not.
+        row, other (`str`):
+            The rows compared.
+        measured (`dict[str, float]`):
+            How often it acted in the row that has it, by metric, averaged over seeds.
+        verdict (`str`):
+            `"resolved"`, `"finding"` (a null that survives), `"not tested"` (it hardly acted), `"not checked"` (no
+            metric says) or `"one seed"`.
+        sentence (`str`):
+            The same in words.
+    """
+
+    technique: str
+    row: str
+    other: str
+    measured: Mapping[str, float]
+    verdict: str
+    sentence: str
+
+
+def manipulation_of(runs: Sequence[RunResult]) -> dict[str, float]:
+    """Returns the mean over runs of each manipulation metric, over the runs that have it."""
+    names = dict.fromkeys(name for run in runs for name in run.manipulation)
+    values = {name: [run.manipulation[name] for run in runs if name in run.manipulation] for name in names}
+    return {name: fsum(those) / len(those) for name, those in values.items()}
+
+
+def checks_of(table: Table, runs: Sequence[RunResult]) -> list[Check]:
+    """Returns a check for each difference of a table, of the kind its design is about, that is one technique's."""
+    by_key = runs_of_rows(runs, table.design)
+    by_name = {
+        row.name: list(by_key[key].values())
+        for row, key in zip(table.design.rows, row_keys(table.design), strict=True)
+    }
+    rows = {row.row.name: row for row in table.rows}
+    found = []
+    for row in table.rows:
+        difference = compared(row, table.reference)
+        if difference is None:
+            continue
+        techniques = _techniques(row, rows[difference.other])
+        if len(techniques) == 1:
+            has_it = row if row.row.changes.get(techniques[0]) else rows[difference.other]
+            measured = measures(techniques[0], manipulation_of(by_name[has_it.row.name]))
+            found.append(_check(techniques[0], difference, measured))
+    return found
+
+
+def _techniques(row: TableRow, other: TableRow) -> list[str]:
+    changes, others = row.row.changes, other.row.changes
+    return [one for one in TOGGLES if one in changes and one in others and changes[one] != others[one]]
+
+
+def measures(technique: str, manipulation: Mapping[str, float]) -> dict[str, float]:
+    """Returns the metrics that bear a technique's name, such as `clip_higher/clipped` or `dapo/clip_higher_tokens`."""
+    return {name: value for name, value in manipulation.items() if technique in name.replace("-", "_")}
+
+
+def _check(technique: str, difference: Difference, measured: Mapping[str, float]) -> Check:
+    name = technique.replace("_", " ")
+    amounts = ", ".join(f"{metric} {plain(value)}" for metric, value in measured.items())
+    between = interval(difference.over_seeds, points)
+    acted = any(abs(value) >= ACTED for value in measured.values())
+    if difference.over_seeds is None:
+        verdict, sentence = "one seed", f"{name}: one seed, which tells no difference from noise."
+    elif difference.is_resolved:
+        verdict, sentence = "resolved", f"{name}: {points(difference.mean)} points, {between}."
+        if measured and not acted:
+            sentence += f" It hardly acted ({amounts}): look for another cause."
+    elif not measured:
+        verdict, sentence = "not checked", f"{name}: not resolved, {between}; no metric says how often it acted."
+    elif acted:
+        verdict = "finding"
+        sentence = f"{name}: finding. It acted ({amounts}), and whatever it does to accuracy lies in {between} points."
+    else:
+        verdict = "not tested"
+        sentence = f"{name}: not tested. It hardly acted ({amounts}), so the null of {between} points says nothing."
+    return Check(technique, difference.row, difference.other, measured, verdict, sentence)

@@ -1,0 +1,154 @@
+"""
+Tables as grids of text, which all formats share: so they say the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..statistics import Difference
+from .numbers import NOT_RESOLVED, NOTHING, ONE_SEED, count, interval, p_value, percent, points, verdict
+from .tables import Table, TableRow, compared
+
+
+REFERENCES = ("previous", "first", "last")
+PAPER = (
+    "The paper's row is of Qwen2.5-32B on AIME 2024, avg@32, from one seed (Table 1). It is another task with another "
+    "model: compare the order and the signs, not the numbers."
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    A cell.
+
+    Args:
+        text (`str`):
+            What it says. Not escaped.
+        value (`float`, *optional*):
+            What it is sorted by. `None` for the text.
+        is_open (`bool`, *optional*, defaults to `False`):
+            Whether it is a difference that is not resolved.
+    """
+
+    text: str
+    value: float | None = None
+    is_open: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """
+    A table of text.
+
+    Args:
+        columns (`tuple[str, ...]`):
+            Headings.
+        rows (`tuple[tuple[Cell, ...], ...]`):
+            Cells.
+        texts (`int`, *optional*, defaults to `1`):
+            How many columns from the left are text; the others are numbers.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    texts: int = 1
+
+
+def row_grid(table: Table) -> Grid:
+    """Returns one line per row: accuracy, the difference that the design is about, and what was spent."""
+    has_paper = any(row.paper is not None for row in table.rows)
+    columns = ["row", "seeds", "accuracy %", "over seeds", "IQM %", "over seeds × questions", f"to {table.reference}"]
+    columns += ["completions", "steps", "seconds", *(["paper %"] if has_paper else [])]
+    rows = []
+    for row in table.rows:
+        found = row.statistics
+        cells = [
+            Cell(row.row.name),
+            Cell(str(found.seeds), found.seeds),
+            Cell(percent(found.mean), found.mean),
+            Cell(interval(found.over_seeds) if found.over_seeds else "one seed" * (found.seeds == 1) or NOTHING),
+            Cell(percent(found.iqm), found.iqm),
+            Cell(interval(found.over_both)),
+            _difference(compared(row, table.reference)),
+            *(_spent(row, name) for name in ("completions", "steps", "seconds")),
+        ]
+        if has_paper:
+            cells.append(Cell(NOTHING if row.paper is None else f"{row.paper:.0f}", row.paper))
+        rows.append(tuple(cells))
+    return Grid(tuple(columns), tuple(rows))
+
+
+def difference_grid(table: Table) -> Grid:
+    """Returns one line per difference, paired by seed and question."""
+    columns = ("row", "minus", "is", "points", "over seeds", "over seeds × questions", "verdict", "p (Holm)")
+    columns += ("P(improvement)", "wins", "seeds needed")
+    references = [name for name in REFERENCES if name != "previous" or table.design.is_cumulative]
+    rows = [
+        _difference_row(row, name, difference)
+        for name in references
+        for row in table.rows
+        if (difference := compared(row, name)) is not None
+    ]
+    return Grid(columns, tuple(rows), texts=3)
+
+
+def _difference_row(row: TableRow, name: str, found: Difference) -> tuple[Cell, ...]:
+    says = verdict(found)
+    return (
+        Cell(row.row.name),
+        Cell(found.other),
+        Cell(f"the {name}"),
+        Cell(points(found.mean), found.mean),
+        Cell(interval(found.over_seeds, points), found.over_seeds and found.over_seeds.low),
+        Cell(interval(found.over_both, points), found.over_both and found.over_both.low),
+        Cell(says, is_open=says in (NOT_RESOLVED, ONE_SEED)),
+        Cell(p_value(found.p_holm), found.p_holm),
+        Cell(f"{found.improvement:.2f}", found.improvement),
+        Cell(f"{found.wins} of {found.seeds}", found.wins / found.seeds),
+        Cell(count(found.seeds_needed), found.seeds_needed),
+    )
+
+
+def _difference(found: Difference | None) -> Cell:
+    if found is None:
+        return Cell(NOTHING)
+    says = verdict(found)
+    parts = [points(found.mean), interval(found.over_seeds, points) if found.over_seeds else ""]
+    parts.append("" if says not in (NOT_RESOLVED, ONE_SEED) else f"({says})")
+    return Cell(" ".join(filter(None, parts)), found.mean, is_open=says in (NOT_RESOLVED, ONE_SEED))
+
+
+def _spent(row: TableRow, name: str) -> Cell:
+    return Cell(count(row.spent[name].mean), row.spent[name].mean)
+
+
+_SPENT = {"completions": "completions", "steps": "optimizer steps", "seconds": "seconds of training"}
+
+
+def matched(table: Table) -> str:
+    """Returns what was matched and what was not, in two sentences."""
+    own = "completions" if table.match == "samples" else table.match
+    budgets = [value for row in table.rows for value in (row.spent["budget"].low, row.spent["budget"].high)]
+    others = [
+        f"{label} ({_range([value for row in table.rows for value in (row.spent[name].low, row.spent[name].high)])})"
+        for name, label in _SPENT.items()
+        if name != own
+    ]
+    return (
+        f"Matched by {table.match}: every policy is the one that had spent a budget of {_range(budgets)} "
+        f"{_SPENT.get(own, own)}. Not matched, from run to run: {', '.join(others)}."
+    )
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = count(min(values)), count(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def asked(table: Table) -> str:
+    """Returns what the accuracy is, in a sentence."""
+    low, high = table.samples
+    samples = str(low) if low == high else f"{low} to {high}"
+    by = f", judged by {table.scorers[0]}" if len(table.scorers) == 1 and table.scorers[0] else ""
+    return f"Accuracy on {table.data_set}: {len(table.questions):,} questions, avg@{samples}{by}."

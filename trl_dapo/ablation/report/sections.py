@@ -1,0 +1,82 @@
+"""
+The parts of a report: one section per regime, with all tables of its runs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..designs import Design
+from ..results import RunResult
+from .tables import Table, found_rows, make_table, row_keys
+
+
+@dataclass(frozen=True)
+class Section:
+    """
+    A regime.
+
+    Args:
+        regime (`str`, *optional*):
+            Its name; `None` where runs name none.
+        runs (`tuple[RunResult, ...]`):
+            Its runs.
+        designs (`tuple[Design, ...]`):
+            Designs that it has runs of.
+        tables (`tuple[Table, ...]`):
+            Each design at each kind of budget.
+        problems (`tuple[str, ...]`):
+            What takes no part, one line each.
+    """
+
+    regime: str | None
+    runs: tuple[RunResult, ...]
+    designs: tuple[Design, ...]
+    tables: tuple[Table, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """What the report calls it."""
+        return "Results" if self.regime is None else f"Regime: {self.regime}"
+
+
+def make_sections(runs: Sequence[RunResult], designs: Sequence[Design], matches: Sequence[str]) -> tuple[Section, ...]:
+    """
+    Returns the sections of a report, in the order in which regimes occur.
+
+    Args:
+        runs (`Sequence[RunResult]`):
+            All runs.
+        designs (`Sequence[Design]`):
+            Tables that are wanted; none for one table of all rows that there are.
+        matches (`Sequence[str]`):
+            Kinds of budget.
+    """
+    regimes = list(dict.fromkeys(run.regime for run in runs))
+    return tuple(
+        _section(regime, [run for run in runs if run.regime == regime], designs, matches) for regime in regimes
+    )
+
+
+def _section(
+    regime: str | None, runs: Sequence[RunResult], designs: Sequence[Design], matches: Sequence[str]
+) -> Section:
+    kept, problems = _without_duplicates(runs)
+    keys = {run.row.key for run in kept}
+    used = tuple(design for design in designs if keys & set(row_keys(design))) if designs else (found_rows(kept),)
+    problems += [f"No run of the design {design.name}." for design in designs if design not in used]
+    known = {key for design in used for key in row_keys(design)}
+    strangers = sorted(keys - known)
+    if strangers:
+        problems.append(f"Rows that no table has: {', '.join(strangers)}.")
+    tables = tuple(make_table(kept, design, match, regime) for design in used for match in matches)
+    return Section(regime, tuple(kept), used, tables, tuple(problems))
+
+
+def _without_duplicates(runs: Sequence[RunResult]) -> tuple[list[RunResult], list[str]]:
+    first: dict[tuple[str, int], RunResult] = {}
+    problems = []
+    for run in runs:
+        if first.setdefault((run.row.key, run.seed), run) is not run:
+            problems.append(f"{run.row.key}, seed {run.seed}, is there twice; the first takes part.")
+    return list(first.values()), problems
