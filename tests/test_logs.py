@@ -92,9 +92,10 @@ def test_metrics_of_reward_functions_are_weighted_by_kept_rows(candidates):
     assert user_metrics(candidates, [2]) == {"formatted": 1.0}
 
 
-def groups_logged(table, selection, metric, step=7, shaped=None):
+def groups_logged(table, selection, metric, step=7, shaped=None, filters=False):
     shaped = metric if shaped is None else shaped
-    return group_metrics(table, selection, metric, shaped, [1], tolerance=1e-6, updates_per_rollout=4, step=step)
+    settings = {"tolerance": 1e-6, "filters_truncated": filters, "updates_per_rollout": 4, "step": step}
+    return group_metrics(table, selection, metric, shaped, [1], **settings)
 
 
 def test_generated_and_trained_families(candidates):
@@ -112,10 +113,37 @@ def test_generated_and_trained_families(candidates):
     assert logged["dapo/overlong_frac"] == pytest.approx(3 / 6)
     assert logged["dapo/mean_length_penalty"] == -0.5
     assert logged["dapo/updates_per_rollout"] == 4
+    # Group 2 is informative and has no place; group 0 is neither, and has one
+    assert logged["dapo/groups_replaced"] == 0
+    # Group 0 is a filler; group 1 has 2 and 4 tokens: 1/3 and 2/3 instead of halves
+    assert logged["dapo/rows_filtered"] == 0
+    assert logged["dapo/weight_moved"] == pytest.approx(1 / 6)
     # Group 2 is informative and has no place
     assert logged["dapo/surplus_groups"] == 1
     assert logged["dapo/carried_groups"] == 0
     assert logged["dapo/carried_age"] == 0
+
+
+def test_degenerate_groups_that_are_not_trained_on_are_replaced(candidates, with_carried):
+    assert logged_with(candidates, [1, 2])["dapo/groups_replaced"] == 1
+    # All groups are trained on, as without dynamic sampling
+    assert logged_with(candidates, [0, 1, 2])["dapo/groups_replaced"] == 0
+    # Group 3 is the one that is not informative; carried groups always are
+    assert logged_with(with_carried, [0, 1])["dapo/groups_replaced"] == 1
+
+
+def test_filtered_rows_are_the_truncated_ones_that_would_be_in_the_loss(candidates):
+    metric = candidates.column("rewards")[:, 0]
+    # Of groups 0 and 2, rows of 10, 10, 6 and 8 tokens, all but the third are truncated
+    selection = Selection([0, 2], [False, False])
+    logged = groups_logged(candidates, selection, metric, filters=True)
+    assert (logged["dapo/rows_filtered"], logged["dapo/weight_moved"]) == (3 / 4, 0)
+    # Without the filter, weights are 10/34, 10/34, 6/34 and 8/34: 1.5/34 twice above a quarter
+    logged = groups_logged(candidates, selection, metric)
+    assert (logged["dapo/rows_filtered"], logged["dapo/weight_moved"]) == (0, pytest.approx(3 / 34))
+    # A filler is out of the loss in any case
+    logged = groups_logged(candidates, Selection([0, 2], [True, False]), metric, filters=True)
+    assert logged["dapo/rows_filtered"] == 1 / 4
 
 
 # ------------------------------------------------------------------------------------------ groups of earlier rollouts

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_dapo.dapo.metrics import Generated, Trained, length_metrics, rollout_metrics
+from trl_dapo.dapo.metrics import Generated, Trained, length_metrics, rollout_metrics, weight_moved
 from trl_dapo.dapo.sampling.groups import Verdicts
 
 
@@ -21,6 +21,7 @@ NAMES = {
     "dapo/groups_generated",
     "dapo/groups_kept",
     "dapo/dead_groups",
+    "dapo/groups_replaced",
     "dapo/surplus_groups",
     "dapo/carried_groups",
     "dapo/carried_age",
@@ -30,6 +31,8 @@ NAMES = {
     "dapo/mean_length_generated",
     "dapo/accuracy_generated",
     "dapo/mean_length_penalty",
+    "dapo/rows_filtered",
+    "dapo/weight_moved",
     "dapo/updates_per_rollout",
 }
 
@@ -46,6 +49,9 @@ def metrics(
     dead: int = 0,
     surplus: int = 0,
     ages: tuple[float, ...] = (),
+    replaced: int = 0,
+    filtered: tuple[bool, ...] = (False, False),
+    in_loss: tuple[int, ...] = (3, 3),
 ) -> dict[str, float]:
     """A rollout with one letter per group: `I`nformative, all `C`orrect, all `W`rong, or `-`."""
     verdicts = Verdicts(*(torch.tensor([letter == kind for letter in letters]) for kind in "ICW"))
@@ -57,9 +63,12 @@ def metrics(
         informative_groups=informative,
         dead_groups=dead,
         surplus_groups=surplus,
+        replaced_groups=replaced,
         ages_of_carried_P=torch.tensor(ages),
         exhausted=exhausted,
         length_penalties_B=torch.tensor(penalties),
+        filtered_B=torch.tensor(filtered),
+        lengths_in_loss_B=torch.tensor(in_loss),
         updates_per_rollout=4.0,
     )
     return rollout_metrics(generated, trained)
@@ -124,6 +133,42 @@ def test_length_penalty_is_that_of_the_trained_rows():
 @pytest.mark.parametrize("penalties", [(), (NAN, NAN)])
 def test_length_penalty_of_no_row_is_zero(penalties):
     assert metrics(penalties=penalties)["dapo/mean_length_penalty"] == 0
+
+
+def test_replaced_groups_are_counted():
+    assert metrics("IWW", replaced=2)["dapo/groups_replaced"] == 2
+    assert metrics("IWW")["dapo/groups_replaced"] == 0
+
+
+def test_filtered_rows_are_a_share_of_the_trained_rows():
+    # 1 of 4
+    assert metrics(filtered=(False, True, False, False))["dapo/rows_filtered"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("lengths", "moved"),
+    [
+        # Weights 1/10, 2/10, 3/10, 4/10 instead of 1/4 each: 0.15 and 0.05 are given, 0.05 and 0.15 taken
+        ((1, 2, 3, 4), 0.2),
+        # Two rows in the loss: 3/4 and 1/4 instead of 1/2 each
+        ((0, 30, 10, 0), 0.25),
+        # 97/100 instead of 1/4
+        ((1, 97, 1, 1), 0.72),
+        ((7, 7, 7), 0.0),
+        ((5,), 0.0),
+        ((0, 0), 0.0),
+        ((), 0.0),
+    ],
+)
+def test_weight_moved_is_the_distance_of_weights_by_length_from_equal_ones(lengths, moved):
+    assert metrics(in_loss=lengths)["dapo/weight_moved"] == pytest.approx(moved, abs=1e-12)
+
+
+@given(st.lists(st.integers(0, 20000), max_size=12), st.integers(1, 50))
+def test_weight_moved_is_a_share_that_ignores_the_unit_and_the_order(lengths, factor):
+    moved = weight_moved(torch.tensor(lengths))
+    assert 0 <= moved < 1
+    assert weight_moved(factor * torch.tensor(lengths[::-1])) == pytest.approx(moved, abs=1e-12)
 
 
 def test_surplus_groups_are_counted():

@@ -26,6 +26,7 @@ SCENARIOS = [
     "bounded",
     "unequal_updates",
     "no_row_lives",
+    "moving_fast",
     "seen_scale",
     "environments",
 ]
@@ -170,6 +171,16 @@ def test_metrics_are_those_of_all_ranks(folder):
     assert logs[0]["dapo/accuracy_generated"] == pytest.approx(1 + 0.5 * logs[0]["dapo/frac_informative"])
 
 
+def test_how_often_a_technique_acts_is_counted_over_all_ranks(folder):
+    # Ranks have other rows, of other lengths, and log the same
+    first, second = ranks(folder, "moving_fast")
+    names = ("above_symmetric", "rows_filtered", "weight_moved", "groups_replaced")
+    acted = [[{name: log[f"dapo/{name}"] for name in names} for log in part["logs"][:4]] for part in (first, second)]
+    assert acted[0] == acted[1]
+    assert all(0 < log["rows_filtered"] < 1 and 0 < log["weight_moved"] < 1 for log in acted[0])
+    assert max(log["above_symmetric"] for log in acted[0]) > 0
+
+
 def test_the_scale_of_the_length_penalty_is_seen_by_all_processes_together(folder, tmp_path):
     launch(tmp_path, 1, ["seen_scale_alone"])
     (alone,) = ranks(tmp_path, "seen_scale_alone", 1)
@@ -196,6 +207,9 @@ def test_two_processes_keep_the_groups_that_one_keeps(folder, tmp_path):
         ]
         assert rows == sorted(theirs)
         assert alone["num_items"][rollout] == both[0]["num_items"][rollout]
+    for mine, theirs in zip(alone["logs"], both[0]["logs"], strict=True):
+        for name in ("rows_filtered", "weight_moved", "groups_replaced"):
+            assert mine.get(f"dapo/{name}") == pytest.approx(theirs.get(f"dapo/{name}"))
 
 
 def double(values: list) -> torch.Tensor:

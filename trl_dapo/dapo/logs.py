@@ -46,6 +46,7 @@ def group_metrics(
     shaped_B: torch.Tensor,
     length_penalty_columns: list[int],
     tolerance: float,
+    filters_truncated: bool,
     updates_per_rollout: float,
     step: int,
 ) -> dict[str, float]:
@@ -65,12 +66,17 @@ def group_metrics(
             Reward columns that hold length penalties.
         tolerance (`float`):
             Largest range of a group that counts as constant.
+        filters_truncated (`bool`):
+            Whether overlong filtering takes truncated rows out of the loss.
         updates_per_rollout (`float`):
             Optimizer updates until the next rollout.
         step (`int`):
             Optimizer updates so far.
     """
-    rewards = candidates.column("rewards")[candidates.row_numbers(selection.groups)]
+    numbers = candidates.row_numbers(selection.groups)
+    rewards, lengths = candidates.column("rewards")[numbers], candidates.column("lengths")[numbers]
+    filtered = candidates.column("truncated")[numbers] & filters_truncated
+    filler = torch.tensor(selection.filler).repeat_interleave(candidates.num_generations)
     informative, carried = candidates.informative, candidates.carried_groups
     shaped_PG = shaped_B.view(-1, candidates.num_generations)
     alive = judge_groups(shaped_PG, torch.ones_like(shaped_PG, dtype=torch.bool), tolerance).informative_P.tolist()
@@ -89,9 +95,12 @@ def group_metrics(
         informative_groups=sum(informative[group] for group in selection.groups),
         dead_groups=sum(informative[group] and not alive[group] for group in selection.groups),
         surplus_groups=len(candidates.surplus(selection)),
+        replaced_groups=informative.count(False) - sum(not informative[group] for group in selection.groups),
         ages_of_carried_P=ages[[group for group in selection.groups if group < carried]],
         exhausted=any(selection.filler),
         length_penalties_B=rewards[:, length_penalty_columns].sum(dim=1),
+        filtered_B=filtered & ~filler,
+        lengths_in_loss_B=lengths * ~(filtered | filler),
         updates_per_rollout=updates_per_rollout,
     )
     return rollout_metrics(generated, trained)

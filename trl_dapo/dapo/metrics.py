@@ -30,7 +30,10 @@ class Trained:
     The final batch, and the informative groups that did not fit in.
 
     `dead_groups` are those of the informative groups whose shaped reward is constant.
+    `replaced_groups` were generated without being informative, and are not trained on.
     `length_penalties_B` has shape `(B,)` and values from -1 to 0, NaN for a row that was not scored.
+    `filtered_B`, of the same shape, says which rows overlong filtering takes out of the loss, and `lengths_in_loss_B`
+    how many tokens of a row are in it.
     `ages_of_carried_P` holds, for each group carried over from an earlier rollout, the optimizer updates since it was
     generated.
     """
@@ -38,9 +41,12 @@ class Trained:
     informative_groups: int
     dead_groups: int
     surplus_groups: int
+    replaced_groups: int
     ages_of_carried_P: torch.Tensor
     exhausted: bool
     length_penalties_B: torch.Tensor
+    filtered_B: torch.Tensor
+    lengths_in_loss_B: torch.Tensor
     updates_per_rollout: float
 
 
@@ -61,6 +67,7 @@ def rollout_metrics(generated: Generated, trained: Trained) -> dict[str, float]:
         "dapo/groups_generated": float(groups),
         "dapo/groups_kept": float(trained.informative_groups),
         "dapo/dead_groups": trained.dead_groups / max(trained.informative_groups, 1),
+        "dapo/groups_replaced": float(trained.replaced_groups),
         "dapo/surplus_groups": float(trained.surplus_groups),
         "dapo/carried_groups": float(len(trained.ages_of_carried_P)),
         "dapo/carried_age": _mean(trained.ages_of_carried_P),
@@ -70,8 +77,29 @@ def rollout_metrics(generated: Generated, trained: Trained) -> dict[str, float]:
         "dapo/mean_length_generated": _mean(generated.lengths_B),
         "dapo/accuracy_generated": _mean(generated.metric_B),
         "dapo/mean_length_penalty": _mean(trained.length_penalties_B),
+        "dapo/rows_filtered": _mean(trained.filtered_B),
+        "dapo/weight_moved": weight_moved(trained.lengths_in_loss_B),
         "dapo/updates_per_rollout": trained.updates_per_rollout,
     }
+
+
+def weight_moved(lengths_B: torch.Tensor) -> float:
+    r"""
+    Returns how much of the loss's weight token-level loss moves between rows: the total variation distance between
+    weights by length and equal weights,
+
+    $$ \frac{1}{2} \sum_i \left| \frac{l_i}{\sum_j l_j} - \frac{1}{n} \right| $$
+
+    over the n rows with a token in the loss. It is 0 if all have one length or there is no row, and below 1.
+
+    Args:
+        lengths_B (`torch.Tensor`):
+            Tokens of each row in the loss, shape `(B,)`.
+    """
+    lengths = lengths_B[lengths_B > 0].double()
+    if len(lengths) == 0:
+        return 0.0
+    return (lengths / lengths.sum() - 1 / len(lengths)).abs().sum().item() / 2
 
 
 def length_metrics(lengths_B: torch.Tensor, truncated_B: torch.Tensor) -> dict[str, float]:

@@ -23,6 +23,7 @@ from ..host.foreign import check_config
 from ..host.required import required
 from ..host.resume import Parts
 from . import logs
+from .above_symmetric import AboveSymmetric
 from .config import DAPOConfig
 from .dead_groups import DeadGroupsWarning, shaped_rewards
 from .length_penalty import LISTS, LengthPenalty, add_length_penalty
@@ -106,6 +107,7 @@ class DAPOTrainer(GRPOTrainer):
     # Defaults of the class, as in `Seams`
     sampler: DynamicSampler | None = None
     length_penalty: LengthPenalty | None = None
+    above_symmetric: AboveSymmetric | None = None
 
     def __init__(
         self, model, reward_funcs=None, args=None, train_dataset=None, *rest, token_importance_func=None, **kwargs
@@ -121,6 +123,7 @@ class DAPOTrainer(GRPOTrainer):
         self._check_prompt_switches()
         self.length_penalty = add_length_penalty(self, self.args)
         self._dead_groups = DeadGroupsWarning(self)
+        self.above_symmetric = AboveSymmetric(self)
         self._raw_metric = RawMetric(self.reward_func_names, self.reward_weights, self.args)
         self._rounds = Rounds(self, super()._generate_and_score_completions)
         self._token_weights = WeightedTokens(token_importance_func, self.args.token_level_scope, self.num_generations)
@@ -153,6 +156,7 @@ class DAPOTrainer(GRPOTrainer):
     def rows_to_load(self, dataset: Any, description: str) -> Any:
         # Called once per `train`, which starts the dataset from its beginning
         required(self.sampler).restart(*self._open_stream())
+        required(self.above_symmetric).forget()
         if self.length_penalty is not None:
             self.length_penalty.forget()
         if not self.args.dynamic_sampling or not isinstance(self.train_dataset, Dataset):
@@ -170,7 +174,8 @@ class DAPOTrainer(GRPOTrainer):
             return
         self._update_seconds += time.perf_counter() - self._step_started - self._rollout_seconds
         if self.host.step % self.current_gradient_accumulation_steps == 0:
-            self._log_rollout({"dapo/update_seconds": self._slowest(self._update_seconds)})
+            clipped = required(self.above_symmetric).metrics()
+            self._log_rollout({"dapo/update_seconds": self._slowest(self._update_seconds), **clipped})
             self._update_seconds = 0.0
 
     def log_begins(self, logs: dict[str, float]) -> None:
@@ -196,6 +201,10 @@ class DAPOTrainer(GRPOTrainer):
             self.length_penalty.learn(rewards)
         column = self.length_penalty.column(rewards, completion_ids, self.model.training)
         return torch.cat([rewards, column], dim=1)
+
+    def watched_loss(self, host, model, inputs) -> torch.Tensor:
+        watch = self.above_symmetric
+        return host(model, inputs) if watch is None else watch.loss(host, model, inputs)
 
     def shared_parts(self) -> Parts:
         sampler = required(self.sampler)
@@ -298,6 +307,7 @@ class DAPOTrainer(GRPOTrainer):
             ),
             length_penalty_columns=penalty_columns(self.reward_func_names),
             tolerance=self.args.dynamic_sampling_tolerance,
+            filters_truncated=self.args.overlong_filtering,
             updates_per_rollout=self.args.updates_between_generations,
             step=self.state.global_step,
         )

@@ -19,9 +19,12 @@ class Pass:
     Attributes:
         offset (`int`):
             Columns that were cut on the left of the inputs.
+        is_hosts (`bool`):
+            Whether the loss is that of a micro-batch as TRL dealt it.
     """
 
     offset = 0
+    is_hosts = True
 
     def inputs(self, host: Callable, batch: Any) -> Any:
         """Returns what the loss takes."""

@@ -152,6 +152,10 @@ class Seams(CheckpointSeams, HostTrainer):
         """
         return rewards
 
+    def watched_loss(self, host: Any, model: Any, inputs: Any) -> torch.Tensor:
+        """Returns what TRL's method `host` does: the loss of a micro-batch. What it computes can be noted."""
+        return host(model, inputs)
+
     def trained(self) -> Named:
         """Returns all that training moves, by name."""
         return trained_parameters(self.model)
@@ -240,7 +244,7 @@ class Seams(CheckpointSeams, HostTrainer):
         return self.present_pass.logps(host, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
 
     def _compute_loss(self, model, inputs) -> torch.Tensor:
-        return self.present_pass.loss(super()._compute_loss, model, inputs)
+        return self.present_pass.loss(functools.partial(self.watched_loss, super()._compute_loss), model, inputs)
 
     # The host's methods: checkpoints
 

@@ -42,6 +42,8 @@ class PreparedPass(Pass):
 class MicroBatchPass(Pass):
     """A packed micro-batch: without logs, and without asking other processes for their numbers."""
 
+    is_hosts = False
+
     def __init__(self, trainer: Any, window: Window, microbatch: MicroBatch) -> None:
         self._trainer, self._window, self._microbatch = trainer, window, microbatch
         self.offset = microbatch.offset
