@@ -48,6 +48,9 @@ ACCUMULATED = {"gradient_accumulation_steps": 2, "overlong_filtering": True}
 # The length penalty's scale is what the first rollout shows, of which each process sees its rows alone
 SCALED = {"soft_overlong_punishment": True, "soft_punish_cache": 4, "max_refill_rounds": 1}
 
+# Out of the clip range within a rollout
+MOVING = {"learning_rate": 3e-2, "warmup_steps": 0}
+
 SCENARIOS = {
     # name: rule of the informative prompts, rows per device, dataset, further fields
     "one_process": ("even", 16, plain_dataset(64), {}),
@@ -67,12 +70,7 @@ SCENARIOS = {
     "unequal_updates": ("few", 4, plain_dataset(64), {**ACCUMULATED, "max_refill_rounds": 0}),
     "seen_scale": ("even", 8, plain_dataset(64), SCALED),
     "seen_scale_alone": ("even", 16, plain_dataset(64), SCALED),
-    "moving_fast": (
-        "all",
-        8,
-        plain_dataset(64),
-        {"learning_rate": 3e-2, "warmup_steps": 0, "overlong_filtering": True},
-    ),
+    "moving_fast": ("all", 8, plain_dataset(64), {**MOVING, "overlong_filtering": True}),
     "no_row_lives": ("none", 4, plain_dataset(64), {**ACCUMULATED, "max_refill_rounds": 0}),
 }
 
