@@ -145,3 +145,20 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_table(tmp_path, fini
         break
     assert contents(tmp_path) == contents(finished)
     assert (tmp_path / "report" / "table.md").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_run(tmp_path):
+    assert run(tmp_path, "--prepare", "--match", "samples", "steps", "seconds", "--seconds", "1").returncode == 0
+    folder = next(tmp_path.glob("runs/dynamic_sampling_True*/seed-0"))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    script = ["-m", "trl_dapo.cli.ablate_run", "--config", str(folder / "config.yaml")]
+    done = subprocess.run([*launch, *script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = read_result(folder / "result.json")
+    assert result.environment["processes"] == 2
+    assert set(result.ends) == {"samples", "steps", "seconds"}
+    # 8 rows on each of two processes and 2 updates: a batch has 32 completions
+    assert result.ends["samples"].completions >= 32
+    assert result.ends["seconds"].seconds >= 1
+    assert len(result.ends["samples"].data_sets["arena"].questions) == 6

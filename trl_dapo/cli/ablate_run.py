@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers import PrinterCallback
+
 from trl_dapo.ablation.environment import environment
 from trl_dapo.ablation.manipulation import means
 from trl_dapo.ablation.measurement import Measurement
@@ -122,6 +124,8 @@ def measure_run(trainer: Any, arguments: Arguments) -> None:
     data = {name: rows for name, (rows, _) in found.items()}
     measurement = Measurement(trainer, data, {name: judge for name, (_, judge) in found.items()}, spec.measuring)
     trainer.add_callback(Recorder(trainer, spec, measurement, _folder(arguments)))
+    # The result has the logs
+    trainer.remove_callback(PrinterCallback)
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
