@@ -51,6 +51,18 @@ TRAINERS = {
 
 # What a pure module may import besides the standard library: of other packages, and of this one
 LEAVES = {
+    "ablation.bootstrap": ({"numpy"}, {"ablation.intervals", "ablation.scipy_stats", "ablation.scores"}),
+    "ablation.intervals": (set(), set()),
+    "ablation.multiple_comparisons": (set(), set()),
+    "ablation.pairs": ({"numpy"}, {"ablation.scipy_stats", "ablation.scores"}),
+    "ablation.scipy_stats": ({"scipy"}, set()),
+    "ablation.scores": ({"numpy"}, set()),
+    "ablation.sequential": ({"numpy"}, {"ablation.intervals", "ablation.scores"}),
+    "ablation.statistics": (
+        {"numpy"},
+        {f"ablation.{name}" for name in ("bootstrap", "intervals", "multiple_comparisons", "pairs")}
+        | {"ablation.scipy_stats", "ablation.scores"},
+    ),
     "dapo.metrics": ({"torch"}, {"dapo.sampling.groups"}),
     "dapo.sampling.candidates": ({"torch"}, {"dapo.sampling.groups", "dapo.sampling.rollouts"}),
     "dapo.sampling.groups": ({"torch"}, set()),
