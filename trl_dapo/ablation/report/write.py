@@ -18,7 +18,7 @@ from .figures import draw_forest, draw_ladder
 from .page import PageFigure, as_page
 from .sections import Section, make_sections
 from .tables import Table
-from .writers import as_csv_file, as_latex_file, as_markdown_file, table_title
+from .writers import as_csv_file, as_latex_file, as_markdown_file, capitalised, table_title
 
 
 FIGURES, PAGE = "figures", "index.html"
@@ -120,8 +120,7 @@ class _Drawn:
 
 
 def _curve_caption(one: CurveSet) -> str:
-    what = f"{one.title[:1].upper()}{one.title[1:]}"
-    return f"{what} over {AXIS_LABELS[one.axis]}: mean over seeds, band over their middle half."
+    return f"{capitalised(one.title)} over {AXIS_LABELS[one.axis]}: mean over seeds, band over their middle half."
 
 
 def _stem(section: Section, *parts: str) -> str:
