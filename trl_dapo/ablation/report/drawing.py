@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 5.6  # inches: a column of text in print, and the width of a phone at half size
+WIDTH = 5.0  # inches: a column of text in print, and the width of a phone at half size
 INK = "#1f2328"  # the colour of text and axes, which the page replaces by the one of its own text
 # Okabe and Ito's colours, which the colour-blind tell apart, without the yellow that white paper swallows
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C6BB1")

@@ -63,7 +63,7 @@ def _draw_paper(axes: "Axes", places: np.ndarray, rows: Sequence[TableRow]) -> N
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     axes.set_title("the paper's")
-    axes.set_xlabel("Qwen2.5-32B,\nAIME 2024 avg@32,\none seed (%)", fontsize=9)
+    axes.set_xlabel("Qwen2.5-32B,\nAIME 2024,\navg@32,\none seed (%)", fontsize=9)
 
 
 def draw_forest(table: Table, folder: Path, name: str) -> list[Path]:

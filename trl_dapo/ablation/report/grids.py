@@ -2,7 +2,6 @@
 Tables as grids of text, which all formats share: so they say the same.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..statistics import Difference
@@ -81,7 +80,7 @@ def row_grid(table: Table) -> Grid:
 def difference_grid(table: Table) -> Grid:
     """Returns one line per difference, paired by seed and question."""
     columns = ("row", "minus", "which is the", "points [over seeds]", "verdict", "[over seeds × questions]")
-    columns += ("p (Holm)", "P(improvement)", "wins", "seeds needed")
+    columns += ("p (Holm)", "probability of improvement", "wins", "seeds needed")
     references = [name for name in REFERENCES if name != "previous" or table.design.is_cumulative]
     rows = [
         _difference_row(row, name, difference)
@@ -133,21 +132,17 @@ _SPENT = {"completions": "completions", "steps": "optimizer steps", "seconds": "
 def matched(table: Table) -> str:
     """Returns what was matched and what was not, in two sentences."""
     own = "completions" if table.match == "samples" else table.match
-    budgets = [value for row in table.rows for value in (row.spent["budget"].low, row.spent["budget"].high)]
-    others = [
-        f"{label} ({_range([value for row in table.rows for value in (row.spent[name].low, row.spent[name].high)])})"
-        for name, label in _SPENT.items()
-        if name != own
-    ]
+    others = [f"{label} ({_range(table, name)} per run)" for name, label in _SPENT.items() if name != own]
     return (
-        f"Matched by {table.match}: every policy is the one that had spent {_range(budgets)} "
-        f"{_SPENT.get(own, own)}. Not matched: {', '.join(others)}."
+        f"Matched by {table.match}: every policy is the one that had spent {_range(table, 'budget')} "
+        f"{_SPENT.get(own, own)}. Not matched: {' and '.join(others)}."
     )
 
 
-def _range(values: Sequence[float]) -> str:
-    low, high = count(min(values)), count(max(values))
-    return f"{low} in each" if low == high else f"{low} to {high}"
+def _range(table: Table, name: str) -> str:
+    spent = [row.spent[name] for row in table.rows]
+    low, high = count(min(one.low for one in spent)), count(max(one.high for one in spent))
+    return low if low == high else f"{low} to {high}"
 
 
 def asked(table: Table) -> str:

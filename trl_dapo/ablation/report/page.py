@@ -108,7 +108,7 @@ def _summary(section: Section, table: Table) -> str:
         return f"{where}: one seed, so no difference can be told from noise."
     resolved = [f"{one.row} ({points(one.mean)})" for one in found if one.is_resolved]
     said = f": {', '.join(resolved)}" if resolved else ""
-    return f"{where}: {len(resolved)} of {len(found)} differences to the {to} are resolved{said}."
+    return f"{where}: {len(resolved)} of {len(found)} differences to the {to} resolved{said}."
 
 
 def _section(number: int, section: Section, figures: Figures) -> str:

@@ -18,8 +18,9 @@ from .tables import Table, compared
 
 LEGEND = (
     "Accuracy is the mean over seeds and questions; IQM is the interquartile mean over seeds. Intervals are at 95 %. "
-    '"Over seeds" says how far a number would move with other seeds, "over seeds × questions" also with other '
-    "questions. Differences are paired by seed and question, in points. Not resolved: the interval over seeds holds 0."
+    "The one over seeds says how far a number would move with other seeds, the one over seeds × questions also with "
+    "other questions. Differences are paired by seed and question, in points. Not resolved: the interval over seeds "
+    "holds 0."
 )
 
 
