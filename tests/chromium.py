@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +110,10 @@ def open_page() -> Iterator[Page]:
     """Yields an empty page of a browser of its own."""
     commands, answers = os.pipe(), os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        # The browser reads commands from 3 and answers on 4
+        # The browser reads commands from 3 and answers on 4. Plain sh knows descriptors of one digit alone
         shell = f'exec "$@" 3<&{commands[0]} 4>&{answers[1]}'
         browser = subprocess.Popen(
-            ["sh", "-c", shell, "sh", str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}"],
+            ["bash", "-c", shell, "bash", str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}"],
             pass_fds=(commands[0], answers[1]),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -124,7 +124,8 @@ def open_page() -> Iterator[Page]:
         try:
             yield Page(to_browser, from_browser)
         finally:
-            to_browser.close()
+            with suppress(BrokenPipeError):
+                to_browser.close()
             try:
                 browser.wait(timeout=20)
             except subprocess.TimeoutExpired:

@@ -31,25 +31,38 @@ def printable(path: Path) -> str:
 
 
 def _walked(folder: Path, wanted: str, left_out: list[str]) -> Iterator[Path]:
+    """Folders by their own paths first, then what links add to them."""
+    seen: dict[tuple[int, int], Path] = {}
+    links = [folder]
+    while links:
+        root = min(links)
+        links.remove(root)
+        if known := seen.get(_identity(root)):
+            here, there = (printable(one.relative_to(folder)) for one in (root, known))
+            left_out.append(f"{here}: a link to a folder that is read as {there}")
+            continue
+        # Such a link may lead to the whole disk
+        if root != folder and folder.resolve().is_relative_to(root.resolve()):
+            left_out.append(f"{printable(root.relative_to(folder))}: a link to a folder above")
+            continue
+        yield from _own(root, folder, wanted, left_out, seen, links)
+
+
+def _own(
+    root: Path, folder: Path, wanted: str, left_out: list[str], seen: dict[tuple[int, int], Path], links: list[Path]
+) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
         place = printable(Path(error.filename).relative_to(folder))
         left_out.append(f"{place}: the folder cannot be read: {error.strerror}")
 
-    seen: dict[tuple[int, int], Path] = {_identity(folder): folder}
-    for place, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+    for place, folders, names in os.walk(root, onerror=unreadable):
+        seen[_identity(Path(place))] = Path(place)
+        links += [below for name in folders if (below := Path(place, name)).is_symlink()]
         if wanted in names:
             yield Path(place, wanted)
-        # Links last, so that a folder is known by its own path wherever it is beside the link
-        folders.sort(key=lambda name: (Path(place, name).is_symlink(), name))
-        for name in list(folders):
-            below = Path(place, name)
-            known = seen.setdefault(_identity(below), below)
-            if name == wanted:
-                left_out.append(f"{printable(below.relative_to(folder))}: it is a folder")
-            if known != below:
-                folders.remove(name)
-                here, there = printable(below.relative_to(folder)), printable(known.relative_to(folder))
-                left_out.append(f"{here}: a link to a folder that is read as {there}")
+        folders[:] = [name for name in folders if _identity(Path(place, name)) not in seen]
+        if wanted in folders:
+            left_out.append(f"{printable(Path(place, wanted).relative_to(folder))}: it is a folder")
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -86,12 +86,12 @@ def measures(technique: str, manipulation: Mapping[str, float]) -> dict[str, flo
 
 
 def _check(technique: str, difference: Difference, measured: Mapping[str, float]) -> Check:
-    name = technique.replace("_", " ")
+    name = technique.replace("_", " ").replace("clip higher", "clip-higher").replace("token level", "token-level")
     amounts = ", ".join(f"{metric} {plain(value)}" for metric, value in measured.items())
     between = interval(difference.over_seeds, points)
     acted = any(abs(value) >= ACTED for value in measured.values())
     if difference.over_seeds is None:
-        verdict, sentence = "one seed", f"{name}: one seed, which tells no difference from noise."
+        verdict, sentence = "one seed", f"{name}: one seed tells no difference from noise."
     elif difference.is_resolved:
         verdict, sentence = "resolved", f"{name}: {points(difference.mean)} points, {between}."
         if measured and not acted:
@@ -100,8 +100,8 @@ def _check(technique: str, difference: Difference, measured: Mapping[str, float]
         verdict, sentence = "not checked", f"{name}: not resolved, {between}; no metric says how often it acted."
     elif acted:
         verdict = "finding"
-        sentence = f"{name}: finding. It acted ({amounts}), and whatever it does to accuracy lies in {between} points."
+        sentence = f"{name} acted ({amounts}), and its effect lies in {between}: a null that survives its check."
     else:
         verdict = "not tested"
-        sentence = f"{name}: not tested. It hardly acted ({amounts}), so the null of {between} points says nothing."
+        sentence = f"{name} hardly acted ({amounts}), so the null of {between} says nothing about it."
     return Check(technique, difference.row, difference.other, measured, verdict, sentence)

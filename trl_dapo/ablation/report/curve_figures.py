@@ -85,7 +85,10 @@ def draw_curves(curves: CurveSet, folder: Path, name: str) -> list[Path]:
             if row in curves.rows:
                 _draw(axes, curves.rows[row], number, label(row))
         axes.set_xlabel(AXIS_LABELS[curves.axis])
-        axes.set_ylabel(curves.title)
+        axes.set_title(curves.title)
+        axes.xaxis.set_major_formatter("{x:,.10g}")
+        if curves.title.startswith(("accuracy", "share")):
+            axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.10g} %")
         axes.margins(x=0.01)
         if len(curves.order) > 1:
             figure.legend(loc="outside lower center", ncols=2, handlelength=2.6, columnspacing=1.4)

@@ -21,7 +21,7 @@ ACCURACY = "dapo/accuracy_generated"
 METRICS = {
     "entropy": "entropy (nats per token)",
     "dapo/mean_length_generated": "tokens per completion",
-    "dapo/overlong_frac": "share truncated",
+    "dapo/overlong_frac": "share of completions truncated",
     "dapo/frac_informative": "share of informative groups",
     "clip_ratio/high_mean": "share of tokens clipped from above",
     "clip_ratio/low_mean": "share of tokens clipped from below",

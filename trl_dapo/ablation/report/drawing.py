@@ -4,10 +4,10 @@ How figures look, and how they become files: the same runs give the same bytes.
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .escaping import shortened
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 5.6  # inches: a column of text in print, and the width of a phone at half size
+WIDTH = 5.0  # inches: a column of text in print, and the width of a phone at half size
 INK = "#1f2328"  # the colour of text and axes, which the page replaces by the one of its own text
 # Okabe and Ito's colours, which the colour-blind tell apart, without the yellow that white paper swallows
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C6BB1")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 LONGEST_LABEL = 34
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "text.parse_math": False,  # a row may be called "$x^$"
     "font.family": "sans-serif",
@@ -54,7 +54,7 @@ _VIEW_BOX = re.compile(r'viewBox="([^"]*)"')
 
 
 @contextmanager
-def new_figure(height: float, **subplots) -> "Iterator[tuple[Figure, list[Axes]]]":
+def new_figure(height: float, **subplots) -> "Generator[tuple[Figure, list[Axes]]]":
     """Yields a figure and its axes. Needs matplotlib; knows no window system and changes no global state."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -86,7 +86,7 @@ def label(name: str) -> str:
     return shortened(name, LONGEST_LABEL)
 
 
-def line_style(number: int) -> dict[str, object]:
+def line_style(number: int) -> dict[str, Any]:
     """Returns colour and dashes of a row: the dashes tell rows apart that have the same colour, and in print."""
     return {
         "color": COLOURS[number % len(COLOURS)],

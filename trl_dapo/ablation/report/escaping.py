@@ -13,7 +13,8 @@ import re
 _UNSHOWN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\uffff\ud800-\udfff]"
 )
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$])")
+# Brackets matter where they make a link, a footnote or an image, and "@" where it names somebody
+_MARKDOWN = re.compile(r"([\\`*_<>#|~$]|\](?=[(\[:])|(?<=!)\[|\[(?=\^))")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -64,7 +65,8 @@ def as_html(text: str) -> str:
 
 def as_markdown(text: str) -> str:
     """Returns the text for a cell or a heading of Markdown, where no HTML, link or formatting comes of it."""
-    escaped = _MARKDOWN.sub(r"\\\1", one_line(text)).replace("&", "&amp;").replace("@", "&#64;")
+    escaped = _MARKDOWN.sub(r"\\\1", one_line(text)).replace("&", "&amp;")
+    escaped = re.sub(r"@(?=[A-Za-z])", "&#64;", escaped)
     return escaped.replace("://", r"\://").replace("www.", r"www\.")
 
 

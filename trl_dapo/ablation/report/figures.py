@@ -11,7 +11,7 @@ import numpy as np
 from ..statistics import Difference
 from .drawing import COLOURS, INK, label, new_figure, save
 from .grids import REFERENCES
-from .numbers import NOT_RESOLVED, ONE_SEED, points, verdict
+from .numbers import RESOLVED, points, verdict
 from .tables import Table, TableRow, compared
 
 
@@ -63,18 +63,18 @@ def _draw_paper(axes: "Axes", places: np.ndarray, rows: Sequence[TableRow]) -> N
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     axes.set_title("the paper's")
-    axes.set_xlabel("Qwen2.5-32B, AIME 2024\navg@32, one seed (%)")
+    axes.set_xlabel("Qwen2.5-32B,\nAIME 2024,\navg@32,\none seed (%)", fontsize=9)
 
 
 def draw_forest(table: Table, folder: Path, name: str) -> list[Path]:
     """
-    Draws the differences with their intervals over seeds, in points. A filled dot is a resolved difference, a hollow
-    one is not. Draws nothing where there is no difference.
+    Draws the differences to the previous and to the first row with their intervals over seeds, in points. A filled dot
+    is a resolved difference, a hollow one is not. Draws nothing where there is no difference.
     """
     panels = [
         (reference, found)
         for reference in REFERENCES
-        if (reference != "previous" or table.design.is_cumulative)
+        if (reference == "first" or (reference == "previous" and table.design.is_cumulative))
         and (found := [one for row in table.rows if (one := compared(row, reference)) is not None])
     ]
     if not panels:
@@ -94,16 +94,13 @@ def _draw_differences(axes: "Axes", found: Sequence[Difference]) -> None:
     axes.axvline(0, color=INK, linewidth=1, alpha=0.55, zorder=1)
     for place, one in enumerate(found):
         says = verdict(one)
-        is_open = says in (NOT_RESOLVED, ONE_SEED)
+        is_open = says != RESOLVED
         colour = PAPERS if is_open else OURS
         if one.over_seeds is not None:
             ends = [100 * one.over_seeds.low, 100 * one.over_seeds.high]
             axes.plot(ends, [place, place], color=colour, linewidth=2.2, zorder=2)
-        face = "none" if is_open else colour
-        axes.scatter(
-            [100 * one.mean], [place], s=40, facecolors="white" if is_open else face, zorder=3, linewidths=1.6
-        )
-        axes.collections[-1].set_edgecolor(colour)
+        face = "white" if is_open else colour
+        axes.scatter([100 * one.mean], [place], s=40, color=face, edgecolors=colour, zorder=3, linewidths=1.6)
         # Right of the axes, where no interval reaches
         axes.text(
             1.02,

@@ -2,11 +2,10 @@
 Tables as grids of text, which all formats share: so they say the same.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..statistics import Difference
-from .numbers import NOT_RESOLVED, NOTHING, ONE_SEED, count, interval, p_value, percent, points, verdict
+from .numbers import NOT_RESOLVED, NOTHING, ONE_SEED, RESOLVED, count, interval, p_value, percent, points, verdict
 from .tables import Table, TableRow, compared
 
 
@@ -58,19 +57,18 @@ class Grid:
 def row_grid(table: Table) -> Grid:
     """Returns one line per row: accuracy, the difference that the design is about, and what was spent."""
     has_paper = any(row.paper is not None for row in table.rows)
-    columns = ["row", "seeds", "accuracy %", "over seeds", "IQM %", "over seeds × questions", f"to {table.reference}"]
-    columns += ["completions", "steps", "seconds", *(["paper %"] if has_paper else [])]
+    columns = ["row", "accuracy % [over seeds]", f"minus the {table.reference}", "IQM %", "[over seeds × questions]"]
+    columns += ["seeds", "completions", "steps", "seconds", *(["paper %"] if has_paper else [])]
     rows = []
     for row in table.rows:
         found = row.statistics
         cells = [
             Cell(row.row.name),
-            Cell(str(found.seeds), found.seeds),
-            Cell(percent(found.mean), found.mean),
-            Cell(interval(found.over_seeds) if found.over_seeds else "one seed" * (found.seeds == 1) or NOTHING),
-            Cell(percent(found.iqm), found.iqm),
-            Cell(interval(found.over_both)),
+            Cell(_with_interval(percent(found.mean), interval(found.over_seeds), found.seeds), found.mean),
             _difference(compared(row, table.reference)),
+            Cell(percent(found.iqm), found.iqm),
+            Cell(interval(found.over_both), found.over_both.low if found.over_both else None),
+            Cell(str(found.seeds), found.seeds),
             *(_spent(row, name) for name in ("completions", "steps", "seconds")),
         ]
         if has_paper:
@@ -81,8 +79,8 @@ def row_grid(table: Table) -> Grid:
 
 def difference_grid(table: Table) -> Grid:
     """Returns one line per difference, paired by seed and question."""
-    columns = ("row", "minus", "is", "points", "over seeds", "over seeds × questions", "verdict", "p (Holm)")
-    columns += ("P(improvement)", "wins", "seeds needed")
+    columns = ("row", "minus", "which is the", "points [over seeds]", "verdict", "[over seeds × questions]")
+    columns += ("p (Holm)", "probability of improvement", "wins", "seeds needed")
     references = [name for name in REFERENCES if name != "previous" or table.design.is_cumulative]
     rows = [
         _difference_row(row, name, difference)
@@ -98,11 +96,10 @@ def _difference_row(row: TableRow, name: str, found: Difference) -> tuple[Cell, 
     return (
         Cell(row.row.name),
         Cell(found.other),
-        Cell(f"the {name}"),
-        Cell(points(found.mean), found.mean),
-        Cell(interval(found.over_seeds, points), found.over_seeds and found.over_seeds.low),
-        Cell(interval(found.over_both, points), found.over_both and found.over_both.low),
-        Cell(says, is_open=says in (NOT_RESOLVED, ONE_SEED)),
+        Cell(name),
+        Cell(_with_interval(points(found.mean), interval(found.over_seeds, points), found.seeds), found.mean),
+        Cell(says, is_open=says != RESOLVED),
+        Cell(interval(found.over_both, points), found.over_both.low if found.over_both else None),
         Cell(p_value(found.p_holm), found.p_holm),
         Cell(f"{found.improvement:.2f}", found.improvement),
         Cell(f"{found.wins} of {found.seeds}", found.wins / found.seeds),
@@ -113,10 +110,16 @@ def _difference_row(row: TableRow, name: str, found: Difference) -> tuple[Cell, 
 def _difference(found: Difference | None) -> Cell:
     if found is None:
         return Cell(NOTHING)
-    says = verdict(found)
-    parts = [points(found.mean), interval(found.over_seeds, points) if found.over_seeds else ""]
-    parts.append("" if says not in (NOT_RESOLVED, ONE_SEED) else f"({says})")
-    return Cell(" ".join(filter(None, parts)), found.mean, is_open=says in (NOT_RESOLVED, ONE_SEED))
+    text = _with_interval(points(found.mean), interval(found.over_seeds, points), found.seeds)
+    if found.over_seeds is not None and not found.is_resolved:
+        text += f" {NOT_RESOLVED}"
+    return Cell(text, found.mean, is_open=not found.is_resolved)
+
+
+def _with_interval(value: str, between: str, seeds: int) -> str:
+    if between != NOTHING:
+        return f"{value} {between}"
+    return f"{value} ({ONE_SEED})" if seeds == 1 else value
 
 
 def _spent(row: TableRow, name: str) -> Cell:
@@ -129,20 +132,16 @@ _SPENT = {"completions": "completions", "steps": "optimizer steps", "seconds": "
 def matched(table: Table) -> str:
     """Returns what was matched and what was not, in two sentences."""
     own = "completions" if table.match == "samples" else table.match
-    budgets = [value for row in table.rows for value in (row.spent["budget"].low, row.spent["budget"].high)]
-    others = [
-        f"{label} ({_range([value for row in table.rows for value in (row.spent[name].low, row.spent[name].high)])})"
-        for name, label in _SPENT.items()
-        if name != own
-    ]
+    others = [f"{label} ({_range(table, name)} per run)" for name, label in _SPENT.items() if name != own]
     return (
-        f"Matched by {table.match}: every policy is the one that had spent a budget of {_range(budgets)} "
-        f"{_SPENT.get(own, own)}. Not matched, from run to run: {', '.join(others)}."
+        f"Matched by {table.match}: every policy is the one that had spent {_range(table, 'budget')} "
+        f"{_SPENT.get(own, own)}. Not matched: {' and '.join(others)}."
     )
 
 
-def _range(values: Sequence[float]) -> str:
-    low, high = count(min(values)), count(max(values))
+def _range(table: Table, name: str) -> str:
+    spent = [row.spent[name] for row in table.rows]
+    low, high = count(min(one.low for one in spent)), count(max(one.high for one in spent))
     return low if low == high else f"{low} to {high}"
 
 

@@ -21,7 +21,7 @@ from .samples import samples_as_html
 from .sections import Section
 from .settings import ABSENT, described, differing, settings_of
 from .tables import Table, compared, row_keys, runs_of_rows
-from .writers import LEGEND, table_title
+from .writers import LEGEND, capitalised, table_title
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def as_page(
         notes, left_out (`Sequence[str]`):
             Lines of the report.
     """
-    assets = files(__package__).joinpath("page_assets")
+    assets = files("trl_dapo.ablation.report").joinpath("page_assets")
     style, script = (assets.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
@@ -108,7 +108,7 @@ def _summary(section: Section, table: Table) -> str:
         return f"{where}: one seed, so no difference can be told from noise."
     resolved = [f"{one.row} ({points(one.mean)})" for one in found if one.is_resolved]
     said = f": {', '.join(resolved)}" if resolved else ""
-    return f"{where}: {len(resolved)} of {len(found)} differences to the {to} are resolved{said}."
+    return f"{where}: {len(resolved)} of {len(found)} differences to the {to} resolved{said}."
 
 
 def _section(number: int, section: Section, figures: Figures) -> str:
@@ -119,7 +119,8 @@ def _section(number: int, section: Section, figures: Figures) -> str:
         curves = figures.get((section.regime, design.name, None), ())
         if curves:
             shown = "".join(figure_as_html(one.svg, one.caption) for one in curves)
-            parts.append(f'<h3>{as_html(design.name)}, on the way</h3><div class="figures">{shown}</div>')
+            heading = as_html(f"{capitalised(design.name)}, on the way")
+            parts.append(f'<h3>{heading}</h3><div class="figures">{shown}</div>')
     named = _named_rows(section)
     samples = samples_as_html(named)
     parts += [

@@ -10,7 +10,7 @@ from .escaping import as_html
 from .page_tables import folded
 
 
-PER_KIND = 3
+PER_KIND = 4
 LONGEST = 3000
 
 

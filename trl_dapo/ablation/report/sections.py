@@ -77,6 +77,7 @@ def _without_duplicates(runs: Sequence[RunResult]) -> tuple[list[RunResult], lis
     first: dict[tuple[str, int], RunResult] = {}
     problems = []
     for run in runs:
-        if first.setdefault((run.row.key, run.seed), run) is not run:
+        if (run.row.key, run.seed) in first:
             problems.append(f"{run.row.key}, seed {run.seed}, is there twice; the first takes part.")
+        first.setdefault((run.row.key, run.seed), run)
     return list(first.values()), problems

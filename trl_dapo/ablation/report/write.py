@@ -13,12 +13,12 @@ from ..results import RunResult
 from .archive import ARCHIVE, archive
 from .curve_figures import AXIS_LABELS, CurveSet, curve_sets, draw_curves
 from .drawing import for_page
-from .escaping import as_html
+from .escaping import as_html, visible
 from .figures import draw_forest, draw_ladder
 from .page import PageFigure, as_page
 from .sections import Section, make_sections
 from .tables import Table
-from .writers import as_csv_file, as_latex_file, as_markdown_file, table_title
+from .writers import as_csv_file, as_latex_file, as_markdown_file, capitalised, table_title
 
 
 FIGURES, PAGE = "figures", "index.html"
@@ -54,12 +54,15 @@ def write_report(
             Files that take no part, as [`~trl_dapo.ablation.results.Found`] names them.
 
     Raises:
-        `ValueError`: If there are no runs, or no kind of budget.
+        `ValueError`: If there are no runs, no kind of budget, or two designs of one name.
     """
     if not runs:
         raise ValueError("There are no finished runs, so there is nothing to report.")
     if not matches:
         raise ValueError("matches=[] names no kind of budget. Name some of 'samples', 'steps', 'seconds'.")
+    names = [design.name for design in designs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"designs={names} has a name twice. Files are named after designs: give each its own.")
     sections = make_sections(runs, designs, matches)
     pictures = folder / FIGURES
     pictures.mkdir(parents=True, exist_ok=True)
@@ -120,13 +123,12 @@ class _Drawn:
 
 
 def _curve_caption(one: CurveSet) -> str:
-    what = f"{one.title[:1].upper()}{one.title[1:]}"
-    return f"{what} over {AXIS_LABELS[one.axis]}: mean over seeds, band over their middle half."
+    return f"{capitalised(one.title)} over {AXIS_LABELS[one.axis]}: mean over seeds, band over their middle half."
 
 
 def _stem(section: Section, *parts: str) -> str:
     names = [*([] if section.regime is None else [section.regime]), *parts]
-    return "-".join(map(file_name, names))
+    return "-".join(file_name(visible(name)) for name in names)
 
 
 def _as_json(content: Mapping[str, Any]) -> str:

@@ -6,7 +6,9 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
+from ..results import RunResult
 from ..statistics import Difference, Interval
+from .checks import checks_of
 from .escaping import as_csv, as_latex, as_markdown, as_markdown_line
 from .grids import PAPER, REFERENCES, Grid, asked, difference_grid, matched, row_grid
 from .numbers import verdict
@@ -16,14 +18,20 @@ from .tables import Table, compared
 
 LEGEND = (
     "Accuracy is the mean over seeds and questions; IQM is the interquartile mean over seeds. Intervals are at 95 %. "
-    '"Over seeds" says how far a number would move with other seeds, "over seeds × questions" also with other '
-    "questions. Differences are paired by seed and question, in points. Not resolved: the interval over seeds holds 0."
+    "The one over seeds says how far a number would move with other seeds, the one over seeds × questions also with "
+    "other questions. Differences are paired by seed and question, in points. Not resolved: the interval over seeds "
+    "holds 0."
 )
 
 
 def table_title(table: Table) -> str:
     """Returns the heading of a table."""
-    return f"{table.design.name}, matched by {table.match}"
+    return f"{capitalised(table.design.name)}, matched by {table.match}"
+
+
+def capitalised(text: str) -> str:
+    """Returns the text with a capital at its start and the rest as it is."""
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 # ---------------------------------------------------------------------------------------------------------- Markdown
@@ -37,11 +45,11 @@ def as_markdown_file(title: str, sections: Sequence[Section], notes: Sequence[st
     for section in sections:
         parts.append(f"## {as_markdown(section.title)}")
         parts.extend([_markdown_list(section.problems)] if section.problems else [])
-        parts.extend(part for table in section.tables for part in _markdown_table(table))
+        parts.extend(part for table in section.tables for part in _markdown_table(table, section.runs))
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(table: Table) -> list[str]:
+def _markdown_table(table: Table, runs: Sequence[RunResult]) -> list[str]:
     parts = [f"### {as_markdown(table_title(table))}"]
     if table.problems:
         parts.append(_markdown_list(table.problems))
@@ -50,6 +58,8 @@ def _markdown_table(table: Table) -> list[str]:
         parts += [PAPER] if any(row.paper is not None for row in table.rows) else []
         differences = difference_grid(table)
         parts += [_markdown_grid(differences)] if differences.rows else []
+        checks = [f"{one.verdict}: {one.sentence}" for one in checks_of(table, runs)]
+        parts += ["Did each technique act?", _markdown_list(checks)] if checks else []
     return parts
 
 
@@ -112,14 +122,14 @@ def _csv_difference(name: str, found: Difference | None) -> dict[str, object]:
     fields = ("other", "seeds", "mean", "improvement", "wins", "p_value", "p_holm", "seeds_needed")
     return {
         **{f"{name}_{field}": None if found is None else getattr(found, field) for field in fields},
-        **_ends(f"{name}_over_seeds", found and found.over_seeds),
-        **_ends(f"{name}_over_both", found and found.over_both),
+        **_ends(f"{name}_over_seeds", None if found is None else found.over_seeds),
+        **_ends(f"{name}_over_both", None if found is None else found.over_both),
         f"{name}_verdict": None if found is None else verdict(found),
     }
 
 
 def _ends(name: str, found: Interval | None) -> dict[str, object]:
-    return {f"{name}_low": found and found.low, f"{name}_high": found and found.high}
+    return {f"{name}_low": None if found is None else found.low, f"{name}_high": None if found is None else found.high}
 
 
 # ------------------------------------------------------------------------------------------------------------- LaTeX

@@ -1,0 +1,122 @@
+"""Two reports side by side."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from scipy.stats import ttest_ind
+
+from ablation_runs import made_run, with_scores
+from ablation_statistics import crude_statistics
+from trl_dapo.ablation import statistics
+from trl_dapo.ablation.report import compare, write_report
+from trl_dapo.ablation.report.archive import ArchiveError
+
+
+@pytest.fixture(autouse=True)
+def _crude(monkeypatch):
+    monkeypatch.setattr(statistics, "table_statistics", crude_statistics)
+
+
+def report(folder, scores, key="base", seeds=None, change=lambda run: run):
+    run = made_run({}, key=key, name=f"the {key}", questions=1, points=0, matches=("samples",))
+    runs = [
+        change(replace(with_scores(run, right), seed=seed))
+        for seed, right in zip(seeds or range(len(scores)), scores, strict=True)
+    ]
+    write_report(folder, runs, [], ["samples"], title=folder.name)
+    return folder
+
+
+def line_of(text, name="the base"):
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+    return [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_the_same_seeds_and_questions_are_paired(tmp_path):
+    # Of 8 samples: A has 2 and 4 right, B 3 and 5. Each seed gains 1/8, so the paired interval has no width
+    found = compare(report(tmp_path / "a", [[2], [4]]), report(tmp_path / "b", [[3], [5]]))
+    assert line_of(found) == [
+        "the base", "2", "2", "37.5", "50.0", "+12.5", "[+12.5, +12.5]", "seed and question", "resolved",
+    ]  # fmt: skip
+
+
+def test_other_seeds_have_welchs_interval(tmp_path):
+    found = compare(report(tmp_path / "a", [[2], [4]]), report(tmp_path / "b", [[3], [5], [6]], seeds=[5, 6, 7]))
+    ends = ttest_ind([3 / 8, 5 / 8, 6 / 8], [2 / 8, 4 / 8], equal_var=False).confidence_interval(0.95)
+    shown = f"[−{abs(100 * ends.low):.1f}, +{100 * ends.high:.1f}]"
+    # (3 + 5 + 6) / 24 - (2 + 4) / 16 = 0.5833 - 0.375
+    assert line_of(found)[3:] == ["37.5", "58.3", "+20.8", shown, "none", "not resolved"]
+
+
+def test_other_questions_are_said_and_never_paired(tmp_path):
+    found = compare(report(tmp_path / "a", [[2, 4], [4, 4]]), report(tmp_path / "b", [[3], [5]]))
+    assert line_of(found)[7] == "none: other questions"
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    found = compare(report(tmp_path / "a", [[2]]), report(tmp_path / "b", [[3]]))
+    assert line_of(found)[5:] == ["+12.5", "–", "seed and question", "one seed: no interval"]
+
+
+def test_another_data_set_is_not_subtracted(tmp_path):
+    def renamed(run):
+        end = run.ends["samples"]
+        return replace(run, ends={"samples": replace(end, data_sets={"aime": end.data_sets["held out"]})})
+
+    found = compare(report(tmp_path / "a", [[2]]), report(tmp_path / "b", [[3]], change=renamed))
+    assert line_of(found)[5:] == ["–", "–", "other data sets: held out, aime", "–"]
+
+
+def test_what_differs_and_what_is_in_one_alone_is_said(tmp_path):
+    def changed(run):
+        end = replace(run.ends["samples"], budget=64.0)
+        return replace(
+            run,
+            config={**run.config, "learning_rate": 0.5, "<b>": 1},
+            environment={**run.environment, "torch": "3.0"},
+            ends={"samples": end},
+        )
+
+    found = compare(report(tmp_path / "a", [[2]]), report(tmp_path / "b", [[3]], change=changed))
+    assert "- learning\\_rate: 0.001 in A, 0.5 in B" in found
+    assert "- torch: 2.9.0 in A, 3.0 in B" in found
+    assert "- \\<b\\>: absent in A, 1 in B" in found
+    assert "Budget: 12,288 in A, 64 in B." in found
+    found = compare(tmp_path / "a", report(tmp_path / "c", [[3]], key="other"))
+    assert "Only in A: the base." in found
+    assert "Only in B: the other." in found
+
+
+def test_regimes_that_one_report_lacks_are_said(tmp_path):
+    other = report(tmp_path / "b", [[3]], change=lambda run: replace(run, regime="wide"))
+    found = compare(report(tmp_path / "a", [[2]]), other)
+    assert re.search(r"Only in A\.\n\n## Regime: wide\n\nOnly in B\.", found)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "cannot be read"),
+        ('{"kind": "lm_eval"}', "no report's"),
+        ('{"kind": "trl_dapo.ablation.report", "schema": 9}', "`schema` is 9; this version reads 1"),
+        ('{"kind": "trl_dapo.ablation.report", "schema": 1}', "lacks what its schema has: KeyError"),
+        (None, "has no results.json. Name the folder of a report."),
+    ],
+)
+def test_what_is_no_report_is_an_error(tmp_path, content, reason):
+    folder = tmp_path / "b"
+    folder.mkdir()
+    if content is not None:
+        (folder / "results.json").write_text(content)
+    with pytest.raises(ArchiveError, match=re.escape(reason)):
+        compare(report(tmp_path / "a", [[2]]), folder)
+
+
+def test_fields_of_a_later_schema_are_passed_over(tmp_path):
+    a, b = report(tmp_path / "a", [[2]]), report(tmp_path / "b", [[3]])
+    content = json.loads((b / "results.json").read_text())
+    content["sections"][0]["runs"][0]["later"] = 1
+    (b / "results.json").write_text(json.dumps(content))
+    assert line_of(compare(a, b))[5] == "+12.5"
