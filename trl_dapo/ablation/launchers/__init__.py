@@ -5,8 +5,10 @@ A launcher starts a run, looks at it and stops it; which runs there are and in w
 schedule by themselves. Everywhere a run has a lock on its folder and a watcher, see `process` and `watcher`.
 """
 
-from .launcher import Ending, Launcher, Run
+from .launcher import Ending, Launcher, LauncherError, Run
 from .local import LocalLauncher
+from .ray import RayLauncher
+from .slurm import SlurmLauncher
 
 
-__all__ = ["Ending", "Launcher", "LocalLauncher", "Run"]
+__all__ = ["Ending", "Launcher", "LauncherError", "LocalLauncher", "RayLauncher", "Run", "SlurmLauncher"]

@@ -26,6 +26,8 @@ import psutil
 LEFTOVER = 3.0
 CHECK = 0.2
 HEARD = [getattr(signal, name) for name in ("SIGCHLD", "SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+# Slurm sends them to all processes of a job, and they are for submitit's alone
+IGNORED = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 # Of Linux's prctl
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -84,6 +86,9 @@ def _wake() -> int:
     for number in HEARD:
         # A handler, so that the run starts with the default even where a signal was ignored
         signal.signal(number, lambda number, frame: None)
+    for number in IGNORED:
+        # As handlers are not, this is inherited by the run
+        signal.signal(number, signal.SIG_IGN)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     return wake
 
