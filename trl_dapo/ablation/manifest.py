@@ -33,7 +33,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         designs = [
-            Design(**{**one, "rows": tuple(Row(row["name"], row["changes"]) for row in one["rows"])})
+            Design(one["name"], tuple(Row(**row) for row in one["rows"]), one["is_cumulative"])
             for one in content["designs"]
         ]
         return Manifest(tuple(designs), tuple(content["matches"])) if content["schema"] == SCHEMA else Manifest()

@@ -43,7 +43,7 @@ class Measurement:
 
     def __init__(self, trainer: Any, data: Mapping[str, Any], scorers: Mapping[str, Any], how: Measuring) -> None:
         self._scorers = {name: name_of(as_scorer(scorers[name])) for name in data}
-        sampled = {"temperature": how.temperature, "top_p": how.top_p, "batch_size": how.batch_size}
+        sampled: dict[str, Any] = {"temperature": how.temperature, "top_p": how.top_p, "batch_size": how.batch_size}
 
         def asked(k: int) -> EvaluationCallback:
             return EvaluationCallback(trainer, data, scorers, k=k, every=NEVER, save=False, **sampled)

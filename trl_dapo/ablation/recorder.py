@@ -197,8 +197,9 @@ def _accuracies(data_sets: Mapping[str, DataSet]) -> dict[str, float]:
 
 
 def _end(values: Mapping[str, Any]) -> End:
-    data_sets = {
-        name: DataSet(**{**one, "questions": tuple(Question(**question) for question in one["questions"])})
-        for name, one in values["data_sets"].items()
-    }
-    return End(**{**values, "data_sets": data_sets})
+    data_sets: dict[str, DataSet] = {}
+    for name, one in values["data_sets"].items():
+        own: dict[str, Any] = {**one, "questions": tuple(Question(**question) for question in one["questions"])}
+        data_sets[name] = DataSet(**own)
+    whole: dict[str, Any] = {**values, "data_sets": data_sets}
+    return End(**whole)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from .designs import Design
 from .results import RunResult
-from .sequential import Look, family_level, look
-from .statistics import LEVEL
+from .sequential import Look, looks_of
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,13 @@ def state_of(runs: Sequence[RunResult], designs: Sequence[Design], matches: Sequ
         for number, row in enumerate(design.rows)
         if number
     ]
-    level = family_level(LEVEL, len(pairs))
-    lines, is_open = [], False
-    for match, row, other in pairs:
-        found = look(_differences(runs, match, row.key, other.key), margin, level)
-        is_open = is_open or found.verdict == "open"
-        lines.append(f"{match}: {row.name} minus {other.name}: {_words(found)}")
-    return State(is_open, tuple(lines))
+    named = {
+        (f"{match}: {row.name}", other.name): _differences(runs, match, row.key, other.key)
+        for match, row, other in pairs
+    }
+    looks = looks_of(named, margin)
+    lines = [f"{row} minus {other}: {_words(found)}" for (row, other), found in looks.by_pair.items()]
+    return State(looks.is_open, tuple(lines))
 
 
 def _differences(runs: Sequence[RunResult], match: str, row: str, other: str) -> list[float]:

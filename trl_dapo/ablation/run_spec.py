@@ -90,6 +90,8 @@ def read_spec(folder: Path) -> RunSpec:
     """
     try:
         values = json.loads((folder / RUN).read_text(encoding="utf-8"))
-        return RunSpec(**{**values, "row": RowOfRun(**values["row"]), "measuring": Measuring(**values["measuring"])})
+        parts = {"row": RowOfRun(**values["row"]), "measuring": Measuring(**values["measuring"])}
+        whole: dict[str, Any] = {**values, **parts}
+        return RunSpec(**whole)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder / RUN} is not the description of a run: {error}") from error

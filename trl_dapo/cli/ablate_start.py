@@ -25,6 +25,7 @@ from .folders import check_folder
 
 
 FAILED, INTERRUPTED = 1, 130
+FILE_WIDTH = 160
 
 
 def run(options: argparse.Namespace, base: Mapping[str, Any], words: Sequence[str]) -> int:
@@ -146,17 +147,33 @@ def _changes(row: Row) -> str:
 
 def _run_all(options: argparse.Namespace, ablation: Ablation, runs: Sequence[PlannedRun]) -> list[Outcome]:
     from trl_dapo.ablation.display import shown
-    from trl_dapo.ablation.launchers import make_launcher
     from trl_dapo.ablation.runner import run_jobs
 
     threads = {"OMP_NUM_THREADS": "1"} if ablation.regime is not None else {}
     jobs = [Job(one.name, ablation.command(one), one.folder, threads) for one in runs]
     try:
-        launcher = make_launcher(options.launcher, jobs_at_once(options, ablation), options.launcher_options)
-    except (ImportError, ValueError) as error:
+        launcher = _launcher(options, ablation)
+    except ValueError as error:
         raise UsageError(f"--launcher {options.launcher}: {one_line(error)}") from error
-    with shown(jobs) as listener:
+    with shown(_console()) as listener:
         return run_jobs(jobs, launcher, _is_finished, listener)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    # A file has no width, and rich's default of 80 columns would break lines
+    return Console() if sys.stdout.isatty() else Console(width=FILE_WIDTH)
+
+
+def _launcher(options: argparse.Namespace, ablation: Ablation) -> Any:
+    from trl_dapo.ablation.launchers import LocalLauncher, RayLauncher, SlurmLauncher
+
+    if options.launcher == "slurm":
+        return SlurmLauncher(ablation.output_dir / "slurm", options.launcher_options)
+    if options.launcher == "ray":
+        return RayLauncher(options.launcher_options)
+    return LocalLauncher(jobs_at_once(options, ablation))
 
 
 def _is_finished(job: Job) -> bool:

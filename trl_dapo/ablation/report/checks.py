@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import fsum
 
 from ...dapo.toggles import TOGGLES
+from ..manipulation import WORDS, measures_of
 from ..results import RunResult
 from ..statistics import Difference
 from .numbers import interval, plain, points
@@ -70,7 +71,7 @@ def checks_of(table: Table, runs: Sequence[RunResult]) -> list[Check]:
         techniques = _techniques(row, rows[difference.other])
         if len(techniques) == 1:
             has_it = row if row.row.changes.get(techniques[0]) else rows[difference.other]
-            measured = measures(techniques[0], manipulation_of(by_name[has_it.row.name]))
+            measured = measures_of(techniques[0], manipulation_of(by_name[has_it.row.name]))
             found.append(_check(techniques[0], difference, measured))
     return found
 
@@ -80,14 +81,9 @@ def _techniques(row: TableRow, other: TableRow) -> list[str]:
     return [one for one in TOGGLES if one in changes and one in others and changes[one] != others[one]]
 
 
-def measures(technique: str, manipulation: Mapping[str, float]) -> dict[str, float]:
-    """Returns the metrics that bear a technique's name, such as `clip_higher/clipped` or `dapo/clip_higher_tokens`."""
-    return {name: value for name, value in manipulation.items() if technique in name.replace("-", "_")}
-
-
 def _check(technique: str, difference: Difference, measured: Mapping[str, float]) -> Check:
     name = technique.replace("_", " ").replace("clip higher", "clip-higher").replace("token level", "token-level")
-    amounts = ", ".join(f"{metric} {plain(value)}" for metric, value in measured.items())
+    amounts = ", ".join(f"{WORDS.get(metric, metric)}: {plain(value)}" for metric, value in measured.items())
     between = interval(difference.over_seeds, points)
     acted = any(abs(value) >= ACTED for value in measured.values())
     if difference.over_seeds is None:
