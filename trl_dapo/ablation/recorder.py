@@ -20,7 +20,7 @@ from transformers.trainer_callback import ExportableState
 
 from .measurement import Measurement
 from .progress import Progress, write_progress
-from .results import DataSet, End, Question, SampleCompletion
+from .results import DataSet, End, SampleCompletion, end_of
 from .run_spec import RunSpec
 
 
@@ -79,7 +79,7 @@ class Recorder(TrainerCallback, ExportableState):
         self.seconds, self.points = kept["seconds"], kept["points"]
         self.curve, self.held_out = list(kept["curve"]), list(kept["held_out"])
         self.completions = [SampleCompletion(**one) for one in kept["completions"]]
-        self.ends = {match: _end(values) for match, values in kept["ends"].items()}
+        self.ends = {match: end_of(values) for match, values in kept["ends"].items()}
 
     # What happens in a run
 
@@ -194,12 +194,3 @@ class Recorder(TrainerCallback, ExportableState):
 
 def _accuracies(data_sets: Mapping[str, DataSet]) -> dict[str, float]:
     return {name: one.accuracy for name, one in data_sets.items()}
-
-
-def _end(values: Mapping[str, Any]) -> End:
-    data_sets: dict[str, DataSet] = {}
-    for name, one in values["data_sets"].items():
-        own: dict[str, Any] = {**one, "questions": tuple(Question(**question) for question in one["questions"])}
-        data_sets[name] = DataSet(**own)
-    whole: dict[str, Any] = {**values, "data_sets": data_sets}
-    return End(**whole)

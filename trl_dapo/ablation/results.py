@@ -207,13 +207,14 @@ def read_result(path: Path) -> RunResult:
 
 
 def _made(content: dict[str, Any]) -> RunResult:
-    ends = {match: _end(end) for match, end in content["ends"].items()}
+    ends = {match: end_of(end) for match, end in content["ends"].items()}
     completions = tuple(SampleCompletion(**one) for one in content["completions"])
     fields: dict[str, Any] = {**content, "row": RowOfRun(**content["row"]), "ends": ends, "completions": completions}
     return RunResult(**fields)
 
 
-def _end(content: dict[str, Any]) -> End:
+def end_of(content: Mapping[str, Any]) -> End:
+    """Returns an end of a run from what JSON has of it."""
     fields: dict[str, Any] = {**content, "data_sets": {}}
     for name, one in content["data_sets"].items():
         own: dict[str, Any] = {**one, "questions": tuple(Question(**question) for question in one["questions"])}

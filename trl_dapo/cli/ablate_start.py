@@ -208,6 +208,8 @@ def report_folder(folder: Path, options: argparse.Namespace) -> int:
     """Writes the report of a folder's results, prints its first table and returns the exit code."""
     from trl_dapo.ablation.report import write_report
 
+    from .ablate_display import print_tables
+
     try:
         found = [find_results(one) for one in (folder, *options.join)]
     except ResultError as error:
@@ -224,7 +226,7 @@ def report_folder(folder: Path, options: argparse.Namespace) -> int:
         raise UsageError(f"--output_dir {folder}: the report cannot be written: {error.strerror}.") from error
     for line in left_out:
         print(f"left out: {line}", file=sys.stderr)
-    print((folder / "report" / "table.md").read_text(encoding="utf-8"))
+    print_tables(_console(), runs, manifest.designs, matches)
     print(f"Report: {next(path for path in written if path.name == 'index.html')}")
     return 0
 

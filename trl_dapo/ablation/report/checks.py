@@ -19,6 +19,8 @@ from .tables import Table, TableRow, compared, row_keys, runs_of_rows
 
 # From which size on a technique counts as having acted: a hundredth of the tokens, rows, groups or reward
 ACTED = 0.01
+# An interval that reaches further from 0 leaves open whether there is an effect worth having, so its null is no finding
+NARROW = 0.05
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Check:
         measured (`dict[str, float]`):
             How often it acted in the row that has it, by metric, averaged over seeds.
         verdict (`str`):
-            `"resolved"`, `"finding"` (a null that survives), `"not tested"` (it hardly acted), `"not checked"` (no
+            `"resolved"`, `"finding"` (a null that survives), `"open"` (a wide interval), `"not tested"` (it hardly acted), `"not checked"` (no
             metric says) or `"one seed"`.
         sentence (`str`):
             The same in words.
@@ -94,6 +96,14 @@ def _check(technique: str, difference: Difference, measured: Mapping[str, float]
             sentence += f" It hardly acted ({amounts}): look for another cause."
     elif not measured:
         verdict, sentence = "not checked", f"{name}: not resolved, {between}; no metric says how often it acted."
+    elif acted and not _is_narrow(difference):
+        verdict = "open"
+        needed = (
+            ""
+            if difference.seeds_needed is None
+            else f" {difference.seeds_needed:,} seeds would tell its mean from 0."
+        )
+        sentence = f"{name} acted ({amounts}), and its effect lies in {between}: too wide to say more.{needed}"
     elif acted:
         verdict = "finding"
         sentence = f"{name} acted ({amounts}), and its effect lies in {between}: a null that survives its check."
@@ -101,3 +111,8 @@ def _check(technique: str, difference: Difference, measured: Mapping[str, float]
         verdict = "not tested"
         sentence = f"{name} hardly acted ({amounts}), so the null of {between} says nothing about it."
     return Check(technique, difference.row, difference.other, measured, verdict, sentence)
+
+
+def _is_narrow(difference: Difference) -> bool:
+    found = difference.over_seeds
+    return found is not None and max(abs(found.low), abs(found.high)) <= NARROW
