@@ -19,7 +19,7 @@ from .tables import Table, TableRow, compared, row_keys, runs_of_rows
 
 # From which size on a technique counts as having acted: a hundredth of the tokens, rows, groups or reward
 ACTED = 0.01
-# An interval that reaches further from 0 leaves open whether there is an effect worth having, so its null is no finding
+# An interval that reaches further from 0 leaves open whether there is an effect worth having: its null is no finding
 NARROW = 0.05
 
 
@@ -36,8 +36,8 @@ class Check:
         measured (`dict[str, float]`):
             How often it acted in the row that has it, by metric, averaged over seeds.
         verdict (`str`):
-            `"resolved"`, `"finding"` (a null that survives), `"open"` (a wide interval), `"not tested"` (it hardly acted), `"not checked"` (no
-            metric says) or `"one seed"`.
+            `"resolved"`, `"finding"` (a null that survives), `"open"` (a wide interval), `"not tested"` (it hardly
+            acted), `"not checked"` (no metric says) or `"one seed"`.
         sentence (`str`):
             The same in words.
     """
