@@ -96,6 +96,15 @@ def made_runs(design: Design | None = None, seeds: int = 4, **settings) -> list[
     ]
 
 
+def with_metrics(runs: Sequence[RunResult], *names: str) -> list[RunResult]:
+    """The runs with these metrics of their curves alone: each is a figure, which takes time."""
+    kept = {"step", "completions", "seconds", *names}
+    return [
+        replace(run, curve=[{name: value for name, value in point.items() if name in kept} for point in run.curve])
+        for run in runs
+    ]
+
+
 def with_scores(run: RunResult, scores: Sequence[int], samples: int = 8, match: str = "samples") -> RunResult:
     """The run with other answers."""
     asked = tuple(Question(f"q{number}", samples, one) for number, one in enumerate(scores))

@@ -10,8 +10,9 @@ from scipy.stats import ttest_ind
 from ablation_runs import made_run, with_scores
 from ablation_statistics import crude_statistics
 from trl_dapo.ablation import statistics
-from trl_dapo.ablation.report import compare, write_report
+from trl_dapo.ablation.report import write_report
 from trl_dapo.ablation.report.archive import ArchiveError
+from trl_dapo.ablation.report.compare import compare
 
 
 @pytest.fixture(autouse=True)

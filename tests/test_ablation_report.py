@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablation_runs import made_run, made_runs, with_scores
+from ablation_runs import made_run, made_runs, with_metrics, with_scores
 from ablation_statistics import crude_statistics
 from trl_dapo.ablation import statistics
 from trl_dapo.ablation.designs import make_design, vary
@@ -360,7 +360,7 @@ def test_accuracy_is_the_held_out_one_if_every_run_has_it():
 
 
 def test_a_reader_of_results_json_needs_nothing_else(tmp_path):
-    runs = made_runs(TWO, seeds=2, points=5)
+    runs = with_metrics(made_runs(TWO, seeds=2, points=5), "entropy")
     report(tmp_path, runs, [TWO], notes=["a note"], left_out=["x: cut short"])
     found = read_archive(tmp_path)
     assert (found["title"], found["notes"], found["left_out"]) == ("A table", ["a note"], ["x: cut short"])
@@ -377,7 +377,7 @@ def test_a_reader_of_results_json_needs_nothing_else(tmp_path):
 
 
 def test_the_same_runs_make_the_same_files(tmp_path):
-    runs = made_runs(TWO, seeds=2, points=6)
+    runs = with_metrics(made_runs(TWO, seeds=2, points=6), "entropy")
     for name in ("a", "b"):
         report(tmp_path / name, runs, [TWO])
     first, second = (
@@ -386,11 +386,11 @@ def test_the_same_runs_make_the_same_files(tmp_path):
     )
     assert first.keys() == second.keys()
     assert [str(name) for name in first if first[name] != second[name]] == []
-    assert len([name for name in first if name.suffix == ".png"]) == len(first) // 2 - 2
+    assert len([name for name in first if name.suffix == ".png"]) == 3
 
 
 def test_figures_of_an_earlier_report_are_removed(tmp_path):
-    report(tmp_path, made_runs(TWO, seeds=2, points=6), [TWO])
+    report(tmp_path, with_metrics(made_runs(TWO, seeds=2, points=6), "entropy"), [TWO])
     paths = write_report(tmp_path, made_runs(TWO, seeds=1, points=0), [TWO], ["samples"], title="x")
     assert {path for path in tmp_path.rglob("*.*") if path.is_file()} == set(paths)
 
@@ -410,7 +410,7 @@ def test_names_from_anywhere_are_text_in_every_format(tmp_path):
             checkpoint={"why": HOSTILE},
             manipulation={f"clip_higher{HOSTILE}": 1.0},
         )
-        for run in made_runs(TWO, seeds=2, points=3)
+        for run in with_metrics(made_runs(TWO, seeds=2, points=3), "entropy")
     ]
     found = report(tmp_path, runs, [], title=HOSTILE, notes=[HOSTILE], left_out=[HOSTILE])
     assert "<img" not in found["index.html"]

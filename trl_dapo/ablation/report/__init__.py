@@ -1,11 +1,10 @@
 """
 The report of an ablation: tables, figures, numbers and one page, from runs.
 
-Names of rows, questions and completions may be anyone's: see `escaping`.
+In here: `write_report`, and `compare.compare` for two reports. Names of rows, questions and completions may be anyone's: see `escaping`.
 """
 
-from .compare import compare
 from .write import write_report
 
 
-__all__ = ["compare", "write_report"]
+__all__ = ["write_report"]

@@ -74,6 +74,10 @@ def save(figure: "Figure", folder: Path, name: str) -> list[Path]:
     from matplotlib import rc_context
 
     svg, png = folder / f"{name}.svg", folder / f"{name}.png"
+    # Once for both files: it takes as long as drawing does
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine("none")
     # Ids of clip paths hang on the salt. Without dates and versions, the same figure is the same file
     with rc_context({"svg.hashsalt": name}):
         figure.savefig(svg, metadata={"Date": None, "Creator": None}, transparent=True)
