@@ -270,7 +270,7 @@ else:
     def end_of_time():
         wait_until(lambda: starts(tmp_path / "run"))
         # As Slurm does: to all processes of the job
-        for process in processes_of(tmp_path / "submitit") + processes_of(tmp_path / "run"):
+        for process in processes_of(tmp_path / "run") + processes_of(tmp_path / "submitit"):
             process.send_signal(signal.SIGUSR2)
 
     threading.Thread(target=end_of_time, daemon=True).start()
