@@ -23,6 +23,7 @@ PROGRAMS = ("trl-dapo", "accelerate", "python", "pytest", "make", "pip")
 # What the files have that a reader is told to bring
 BROUGHT = {
     "grpo.yaml": {"dataset_name": "trl-lib/DeepMath-103K", "reward_funcs": "accuracy_reward"},
+    "run.yaml": {"dataset_name": "gsm8k", "reward_funcs": "math_verify", "max_steps": 800},
     "ppo.yaml": {"dataset_name": "trl-lib/DeepMath-103K"},
     "dpo.yaml": {"dataset_name": "trl-lib/ultrafeedback_binarized"},
 }
@@ -96,6 +97,18 @@ def test_a_certificate_can_be_asked_for_as_it_stands(readers_folder, capfd, word
     out, _ = capfd.readouterr()
     assert code in (0, 1)
     assert "clipping" in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    sorted({tuple(w) for _, w in SHOWN if w[:2] == ["trl-dapo", "ablate"]} - {("trl-dapo", "ablate")}),
+    ids=" ".join,
+)
+def test_an_ablation_is_planned_as_it_stands(readers_folder, capfd, words):
+    code = main([*words[1:], *([] if "--dry-run" in words else ["--dry-run"])])
+    out, _ = capfd.readouterr()
+    assert code == 0
+    assert "# table" in out
 
 
 def test_options_of_the_demo_exist():
