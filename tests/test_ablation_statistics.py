@@ -347,10 +347,12 @@ PLAIN_ONE = RowScores("c", {1: np.array([0.5]), 2: np.array([1.0])})
 
 
 def test_rounding_is_no_win():
-    # .1 + .2 is not .3, and half of the seeds say it the other way round
-    rows = [row("a", *[[0.1, 0.2], [0.3, 0.0]] * 2), row("b", *[[0.3, 0.0], [0.1, 0.2]] * 2)]
-    one = table_statistics(rows).to_first[1]
+    # .1 + .2 is more than .3 by the last digit
+    one = table_statistics([row("a", *[[0.1, 0.2]] * 4), row("b", *[[0.3, 0.0]] * 4)]).to_first[1]
+    assert np.mean([0.1, 0.2]) != np.mean([0.3, 0.0])
     assert (one.wins, one.improvement, one.p_value, one.reason) == (0, 0.5, 1.0, ALL_EQUAL)
+    back = table_statistics([row("b", *[[0.3, 0.0]] * 4), row("a", *[[0.1, 0.2]] * 4)]).to_first[1]
+    assert (back.wins, back.improvement) == (0, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -83,12 +83,10 @@ def seeds_needed(differences: np.ndarray) -> int | None:
     if len(differences) < 2 or np.ptp(differences) < TIE or abs(differences.mean()) < TIE:
         return None
     effect = min(abs(float(differences.mean() / differences.std(ddof=1))), LARGEST_EFFECT)
-    # With a known spread it would be this many. Student's test needs about two more
+    # With a known spread it would be this many. Student's test never needs fewer, and about two more
     needed = max(2, math.ceil((stats.norm.ppf(1 - SIGNIFICANCE / 2) + stats.norm.ppf(POWER)) ** 2 / effect**2))
     while needed < NORMAL_FROM and power(effect, needed) < POWER:
         needed += 1
-    while 2 < needed < NORMAL_FROM and power(effect, needed - 1) >= POWER:
-        needed -= 1
     return needed
 
 
