@@ -255,6 +255,13 @@ def test_what_takes_no_part_is_said():
     assert section.tables[1].problems == ("No run of this design was evaluated at a budget of seconds.",)
 
 
+def test_a_design_that_has_only_rows_of_another_table_has_none():
+    # Two rows of the ladder are rows of one-at-a-time too: the base, and overlong filtering alone
+    (section,) = make_sections(made_runs(seeds=1, points=0), [LADDER, make_design("one-at-a-time")], ["samples"])
+    assert [table.design.name for table in section.tables] == ["ladder"]
+    assert section.problems == ("Of the design one-at-a-time there are 2 of 6 rows, which another table has too.",)
+
+
 def test_different_scorers_and_samples_are_said():
     runs = two_rows([[1]], [[1]])
     end = runs[1].ends["samples"]

@@ -63,14 +63,28 @@ def _section(
 ) -> Section:
     kept, problems = _without_duplicates(runs)
     keys = {run.row.key for run in kept}
-    used = tuple(design for design in designs if keys & set(row_keys(design))) if designs else (found_rows(kept),)
-    problems += [f"No run of the design {design.name}." for design in designs if design not in used]
+    used = tuple(design for design in designs if _has_own(design, designs, keys)) if designs else (found_rows(kept),)
+    problems += [_absent(design, keys) for design in designs if design not in used]
     known = {key for design in used for key in row_keys(design)}
     strangers = sorted(keys - known)
     if strangers:
         problems.append(f"Rows that no table has: {', '.join(strangers)}.")
     tables = tuple(make_table(kept, design, match, regime) for design in used for match in matches)
     return Section(regime, tuple(kept), used, tables, tuple(problems))
+
+
+def _has_own(design: Design, designs: Sequence[Design], keys: set[str]) -> bool:
+    """Whether a design has runs, and not merely some that belong to another table, of which there are more."""
+    own = keys & set(row_keys(design))
+    others = [keys & set(row_keys(other)) for other in designs if other is not design]
+    return bool(own) and (len(own) == len(design.rows) or not any(own < other for other in others))
+
+
+def _absent(design: Design, keys: set[str]) -> str:
+    own = len(keys & set(row_keys(design)))
+    if not own:
+        return f"No run of the design {design.name}."
+    return f"Of the design {design.name} there are {own} of {len(design.rows)} rows, which another table has too."
 
 
 def _without_duplicates(runs: Sequence[RunResult]) -> tuple[list[RunResult], list[str]]:
