@@ -13,11 +13,47 @@ from ...dapo.toggles import TOGGLES
 from ..results import RunResult
 from ..statistics import Difference
 from .numbers import interval, plain, points
-from .tables import Table, TableRow, compared, row_keys, runs_of_rows
+from .tables import Table, compared, row_keys, runs_of_rows
 
 
-# From which size on a technique counts as having acted: a hundredth of the tokens, rows, groups or reward
-ACTED = 0.01
+@dataclass(frozen=True)
+class Measure:
+    """
+    What says how much a technique acts.
+
+    Args:
+        metric (`str`):
+            Name in `docs/metrics.md`.
+        bound (`float`):
+            A mean beyond it says that the technique acted: above it, or below it where `bound` is negative.
+        meaning (`str`):
+            What the metric says, in words.
+        with_technique (`bool`, *optional*, defaults to `True`):
+            Whether it is that of the row with the technique, or of the row without, where it says how much the
+            technique would act on.
+    """
+
+    metric: str
+    bound: float
+    meaning: str
+    with_technique: bool = True
+
+    def says_acted(self, mean: float) -> bool:
+        """Returns whether a mean over runs lies beyond the bound."""
+        return mean < self.bound if self.bound < 0 else mean > self.bound
+
+
+MEASURES: Mapping[str, Measure] = {
+    "overlong_filtering": Measure("dapo/rows_filtered", 0.01, "share of rows taken out of the loss"),
+    "clip_higher": Measure(
+        "dapo/above_symmetric", 0.01, "share of tokens that the symmetric range clips from above", with_technique=False
+    ),
+    "soft_overlong_punishment": Measure("dapo/mean_length_penalty", -0.01, "length penalty per row"),
+    "token_level_loss": Measure("dapo/weight_moved", 0.05, "share of the loss's weight moved between rows"),
+    "dynamic_sampling": Measure("dapo/groups_replaced", 1.0, "groups replaced per rollout"),
+}
+
+Bounds = Mapping[str | None, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -30,11 +66,15 @@ class Check:
             The toggle that one row has and the other has not.
         row, other (`str`):
             The rows compared.
-        measured (`dict[str, float]`):
-            How often it acted in the row that has it, by metric, averaged over seeds.
+        metric (`str`):
+            The metric that says how much it acted.
+        mean (`float`, *optional*):
+            Its mean over the seeds of a row; `None` if no run has it.
+        bound (`float`):
+            See [`Measure`].
         verdict (`str`):
             `"resolved"`, `"finding"` (a null that survives), `"not tested"` (it hardly acted), `"not checked"` (no
-            metric says) or `"one seed"`.
+            run has the metric) or `"one seed"`.
         sentence (`str`):
             The same in words.
     """
@@ -42,7 +82,9 @@ class Check:
     technique: str
     row: str
     other: str
-    measured: Mapping[str, float]
+    metric: str
+    mean: float | None
+    bound: float
     verdict: str
     sentence: str
 
@@ -54,54 +96,59 @@ def manipulation_of(runs: Sequence[RunResult]) -> dict[str, float]:
     return {name: fsum(those) / len(those) for name, those in values.items()}
 
 
-def checks_of(table: Table, runs: Sequence[RunResult]) -> list[Check]:
-    """Returns a check for each difference of a table, of the kind its design is about, that is one technique's."""
+def checks_of(table: Table, runs: Sequence[RunResult], bounds: Bounds | None = None) -> tuple[Check, ...]:
+    """
+    Returns a check for each difference of a table, of the kind its design is about, that is one technique's.
+
+    Args:
+        table ([`~trl_dapo.ablation.report.tables.Table`]):
+            The table.
+        runs (`Sequence[RunResult]`):
+            Runs of its regime.
+        bounds (`dict[str | None, dict[str, float]]`, *optional*):
+            By regime and metric, what takes the place of the bounds in [`MEASURES`].
+    """
     by_key = runs_of_rows(runs, table.design)
-    by_name = {
+    own_runs = {
         row.name: list(by_key[key].values())
         for row, key in zip(table.design.rows, row_keys(table.design), strict=True)
     }
-    rows = {row.row.name: row for row in table.rows}
+    rows = {row.row.name: row.row for row in table.rows}
     found = []
     for row in table.rows:
         difference = compared(row, table.reference)
         if difference is None:
             continue
-        techniques = _techniques(row, rows[difference.other])
+        changes, others = row.row.changes, rows[difference.other].changes
+        techniques = [one for one in TOGGLES if one in changes and one in others and changes[one] != others[one]]
         if len(techniques) == 1:
-            has_it = row if row.row.changes.get(techniques[0]) else rows[difference.other]
-            measured = measures(techniques[0], manipulation_of(by_name[has_it.row.name]))
-            found.append(_check(techniques[0], difference, measured))
-    return found
+            measure = MEASURES[techniques[0]]
+            looked_at = difference.row if bool(changes[techniques[0]]) is measure.with_technique else difference.other
+            mean = manipulation_of(own_runs[looked_at]).get(measure.metric)
+            bound = (bounds or {}).get(table.regime, {}).get(measure.metric, measure.bound)
+            found.append(_check(techniques[0], difference, measure, mean, bound))
+    return tuple(found)
 
 
-def _techniques(row: TableRow, other: TableRow) -> list[str]:
-    changes, others = row.row.changes, other.row.changes
-    return [one for one in TOGGLES if one in changes and one in others and changes[one] != others[one]]
-
-
-def measures(technique: str, manipulation: Mapping[str, float]) -> dict[str, float]:
-    """Returns the metrics that bear a technique's name, such as `clip_higher/clipped` or `dapo/clip_higher_tokens`."""
-    return {name: value for name, value in manipulation.items() if technique in name.replace("-", "_")}
-
-
-def _check(technique: str, difference: Difference, measured: Mapping[str, float]) -> Check:
+def _check(technique: str, difference: Difference, measure: Measure, mean: float | None, bound: float) -> Check:
     name = technique.replace("_", " ").replace("clip higher", "clip-higher").replace("token level", "token-level")
-    amounts = ", ".join(f"{metric} {plain(value)}" for metric, value in measured.items())
     between = interval(difference.over_seeds, points)
-    acted = any(abs(value) >= ACTED for value in measured.values())
+    acted = mean is not None and Measure(measure.metric, bound, measure.meaning).says_acted(mean)
+    amount = "" if mean is None else f"{measure.meaning}: {plain(mean)}, bound {plain(bound)}"
     if difference.over_seeds is None:
         verdict, sentence = "one seed", f"{name}: one seed tells no difference from noise."
     elif difference.is_resolved:
-        verdict, sentence = "resolved", f"{name}: {points(difference.mean)} points, {between}."
-        if measured and not acted:
-            sentence += f" It hardly acted ({amounts}): look for another cause."
-    elif not measured:
-        verdict, sentence = "not checked", f"{name}: not resolved, {between}; no metric says how often it acted."
+        verdict, sentence = "resolved", f"{name}: {points(difference.mean)} points, {between}"
+        sentence += "." if mean is None else f" ({amount})."
+        if mean is not None and not acted:
+            sentence += " It hardly acted: look for another cause."
+    elif mean is None:
+        verdict = "not checked"
+        sentence = f"{name}: not resolved, {between}; no run says how much it acted (`{measure.metric}`)."
     elif acted:
         verdict = "finding"
-        sentence = f"{name} acted ({amounts}), and its effect lies in {between}: a null that survives its check."
+        sentence = f"{name} acted ({amount}), and its effect lies in {between}: a null that survives its check."
     else:
         verdict = "not tested"
-        sentence = f"{name} hardly acted ({amounts}), so the null of {between} says nothing about it."
-    return Check(technique, difference.row, difference.other, measured, verdict, sentence)
+        sentence = f"{name} hardly acted ({amount}), so the null of {between} says nothing about it."
+    return Check(technique, difference.row, difference.other, measure.metric, mean, bound, verdict, sentence)
