@@ -52,7 +52,7 @@ def made_run(
         seed=seed,
         ends=ends,
         curve=made_curve(rng, mean, points, bool(changes.get("dynamic_sampling")), metrics),
-        manipulation={"clip_higher/clipped": 0.003, "dynamic_sampling/replaced": 0.4, "overlong_filtering/rows": 0.05},
+        manipulation={"dapo/above_symmetric": 0.003, "dapo/groups_replaced": 4.0, "dapo/rows_filtered": 0.05},
         completions=made_completions(seed),
         regime=regime,
         start=f"warm start {seed % 3}",

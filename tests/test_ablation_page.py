@@ -100,6 +100,10 @@ def test_figures_take_the_colour_of_the_page(page_file):
     text = page_file.read_text(encoding="utf-8")
     assert "#1f2328" not in text[text.index("<body>") :]
     assert "currentColor" in text
+    # Colours are the page's, which knows light and dark
+    colours = {found.lower() for found in re.findall(r"#[0-9a-fA-F]{6}", text[text.index("<body>") :])}
+    assert colours == set()
+    assert set(re.findall(r"var\((--c\d)\)", text)) <= set(re.findall(r"(--c\d):", text))
     assert "<text" in text  # text is text
 
 

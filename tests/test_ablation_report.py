@@ -255,6 +255,13 @@ def test_what_takes_no_part_is_said():
     assert section.tables[1].problems == ("No run of this design was evaluated at a budget of seconds.",)
 
 
+def test_a_design_that_has_only_rows_of_another_table_has_none():
+    # Two rows of the ladder are rows of one-at-a-time too: the base, and overlong filtering alone
+    (section,) = make_sections(made_runs(seeds=1, points=0), [LADDER, make_design("one-at-a-time")], ["samples"])
+    assert [table.design.name for table in section.tables] == ["ladder"]
+    assert section.problems == ("Of the design one-at-a-time there are 2 of 6 rows, which another table has too.",)
+
+
 def test_different_scorers_and_samples_are_said():
     runs = two_rows([[1]], [[1]])
     end = runs[1].ends["samples"]
@@ -305,20 +312,42 @@ def test_a_null_is_a_finding_only_if_the_technique_acted(scores, acted, verdict)
     design = make_design("one-at-a-time")
     base, _, clip = (row.key for row in design.rows[:3])
     runs = [*scored([2], [2], key=base), *scored(*scores, key=clip)]
-    manipulation = {} if acted is None else {"clip_higher/clipped": acted, "dynamic_sampling/replaced": 0.9}
+    manipulation = {} if acted is None else {"dapo/above_symmetric": acted, "dapo/groups_replaced": 9.0}
     runs = [replace(run, manipulation=manipulation) for run in runs]
     (check,) = checks_of(make_table(runs, design, "samples"), runs)
-    assert (check.technique, check.verdict) == ("clip_higher", verdict)
-    assert (acted is None or verdict in ("resolved", "one seed")) or f"{acted}" in check.sentence
+    assert (check.technique, check.verdict, check.mean) == ("clip_higher", verdict, acted)
+    assert acted is None or verdict == "one seed" or f": {acted}, bound 0.01" in check.sentence
 
 
-def test_a_technique_is_checked_in_the_row_that_has_it():
+@pytest.mark.parametrize(
+    # Tokens above the symmetric range are counted where the range is symmetric: in the second row. Rows are filtered
+    # where filtering is on: in the first
+    ("left", "metric", "mean"),
+    [(2, "dapo/above_symmetric", 0.0), (1, "dapo/rows_filtered", 0.3)],
+)
+def test_a_technique_is_checked_in_the_row_that_shows_it(left, metric, mean):
     design = make_design("leave-one-out")
-    full, without = design.rows[0].key, design.rows[2].key  # without clip-higher
+    full, without = design.rows[0].key, design.rows[left].key
     runs = [*scored([2], [2], key=full), *scored([2], [2], key=without)]
-    runs = [replace(run, manipulation={"clip_higher/clipped": 0.3 if run.row.key == full else 0.0}) for run in runs]
+    runs = [replace(run, manipulation={metric: 0.3 if run.row.key == full else 0.0}) for run in runs]
     (check,) = checks_of(make_table(runs, design, "samples"), runs)
-    assert check.measured == {"clip_higher/clipped": 0.3}
+    assert (check.metric, check.mean) == (metric, mean)
+
+
+def test_a_regime_has_bounds_of_its_own_and_a_penalty_is_negative():
+    design = make_design("one-at-a-time")
+    runs = [*scored([2], [2], key=design.rows[0].key), *scored([2], [2], key=design.rows[3].key)]
+    runs = [replace(run, regime="brief", manipulation={"dapo/mean_length_penalty": -0.03}) for run in runs]
+    (section,) = make_sections(runs, [design], ["samples"])
+    assert section.checks[0][0].verdict == "finding"  # -0.03 lies beyond -0.01
+    (section,) = make_sections(runs, [design], ["samples"], {"brief": {"dapo/mean_length_penalty": -0.05}})
+    assert (section.checks[0][0].verdict, section.checks[0][0].bound) == ("not tested", -0.05)
+
+
+def test_rows_that_no_design_knows_are_shown_all_the_same():
+    (section,) = make_sections(made_runs(TWO, seeds=1, points=0), [LADDER], ["samples"])
+    assert [row.row.name for row in section.tables[0].rows] == ["lr=1", "lr=2"]
+    assert section.problems == ("No run of the design ladder.",)
 
 
 def test_curves_are_averaged_over_seeds_where_all_have_points():
@@ -389,10 +418,17 @@ def test_the_same_runs_make_the_same_files(tmp_path):
     assert len([name for name in first if name.suffix == ".png"]) == 3
 
 
-def test_figures_of_an_earlier_report_are_removed(tmp_path):
+def test_figures_of_an_earlier_report_are_removed_and_no_others(tmp_path):
     report(tmp_path, with_metrics(made_runs(TWO, seeds=2, points=6), "entropy"), [TWO])
+    others = {tmp_path / "figures" / "own.png", tmp_path / "keep.svg"}
+    for path in others:
+        path.touch()
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert "vary-entropy.svg" in content["figures"]
+    content["figures"] += ["../keep.svg", 3]
+    (tmp_path / "results.json").write_text(json.dumps(content))
     paths = write_report(tmp_path, made_runs(TWO, seeds=1, points=0), [TWO], ["samples"], title="x")
-    assert {path for path in tmp_path.rglob("*.*") if path.is_file()} == set(paths)
+    assert {path for path in tmp_path.rglob("*.*") if path.is_file()} == {*paths, *others}
 
 
 HOSTILE = "<img src=x onerror=alert(1)> |a|b| $x^$ \\input{/etc/passwd} =cmd()\x00\x1b\ud800\u202e\n# h"

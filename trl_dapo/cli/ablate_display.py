@@ -9,7 +9,6 @@ from rich.markup import escape
 from rich.table import Table as Shown
 
 from trl_dapo.ablation.designs import Design
-from trl_dapo.ablation.report.checks import checks_of
 from trl_dapo.ablation.report.numbers import count, interval, percent, points, verdict
 from trl_dapo.ablation.report.sections import make_sections
 from trl_dapo.ablation.report.tables import Table, compared
@@ -21,10 +20,10 @@ def print_tables(
 ) -> None:
     """Prints the tables of finished runs, what is wrong with them, and whether each technique acted."""
     for section in make_sections(runs, designs, matches):
-        for table in section.tables:
+        for table, checks in zip(section.tables, section.checks, strict=True):
             if table.rows:
                 console.print(_shown(table))
-            for line in (*table.problems, *(check.sentence for check in checks_of(table, section.runs))):
+            for line in (*table.problems, *(check.sentence for check in checks)):
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..results import DataSet, RunResult
 from ..statistics import LEVEL
-from .checks import checks_of, manipulation_of
+from .checks import Check, manipulation_of
 from .curve_figures import CurveSet
 from .sections import Section
 from .settings import described, differing, settings_of
@@ -75,7 +75,7 @@ def _section(
             key: manipulation_of([run for run in section.runs if run.row.key == key])
             for key in dict.fromkeys(run.row.key for run in section.runs)
         },
-        "tables": [_table(table, section.runs) for table in section.tables],
+        "tables": [_table(*one) for one in zip(section.tables, section.checks, strict=True)],
         "curves": {
             design.name: [_curves(one) for one in curves.get((section.regime, design.name), ())]
             for design in section.designs
@@ -84,7 +84,7 @@ def _section(
     }
 
 
-def _table(table: Table, runs: Sequence[RunResult]) -> dict[str, Any]:
+def _table(table: Table, checks: Sequence[Check]) -> dict[str, Any]:
     return {
         "design": table.design.name,
         "is_cumulative": table.design.is_cumulative,
@@ -95,7 +95,7 @@ def _table(table: Table, runs: Sequence[RunResult]) -> dict[str, Any]:
         "samples": list(table.samples),
         "problems": list(table.problems),
         "rows": [_row(row) for row in table.rows],
-        "checks": [asdict(check) for check in checks_of(table, runs)],
+        "checks": [asdict(check) for check in checks],
     }
 
 

@@ -24,6 +24,7 @@ METRICS = {
     "dapo/overlong_frac": "share of completions truncated",
     "dapo/frac_informative": "share of informative groups",
     "clip_ratio/high_mean": "share of tokens clipped from above",
+    "dapo/above_symmetric": "share of tokens above the symmetric range",
     "clip_ratio/low_mean": "share of tokens clipped from below",
     "reward": "mean reward (trained on)",
 }

@@ -20,6 +20,7 @@ WIDTH = 5.0  # inches: a column of text in print, and the width of a phone at ha
 INK = "#1f2328"  # the colour of text and axes, which the page replaces by the one of its own text
 # Okabe and Ito's colours, which the colour-blind tell apart, without the yellow that white paper swallows
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C6BB1")
+GREY = "#8a8f98"
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 LONGEST_LABEL = 34
 
@@ -90,6 +91,17 @@ def label(name: str) -> str:
     return shortened(name, LONGEST_LABEL)
 
 
+def _page_colour(found: re.Match) -> str:
+    """The page's own colour in place of one of these, so that it can be lighter on a dark page."""
+    colours = [*map(str.lower, COLOURS), GREY]
+    colour = found.group().lower()
+    if colour == INK:
+        return "currentColor"
+    if colour == "#ffffff":
+        return "var(--paper)"
+    return f"var(--c{colours.index(colour)})" if colour in colours else colour
+
+
 def line_style(number: int) -> dict[str, Any]:
     """Returns colour and dashes of a row: the dashes tell rows apart that have the same colour, and in print."""
     return {
@@ -116,6 +128,6 @@ def for_page(svg: str, name: str, described: str) -> str:
     body = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", body).replace("xlink:href=", "href=")
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(url\(#|href="#)', rf"\1{name}-", body)
-    body = re.sub(re.escape(INK), "currentColor", body, flags=re.I)
+    body = re.sub(r"#[0-9a-fA-F]{6}\b", _page_colour, body)
     opening = f'<svg viewBox="{_VIEW_BOX.search(body).group(1)}" role="img" aria-label="{described}">'  # ty: ignore
     return opening + body[body.index(">") + 1 :].strip()

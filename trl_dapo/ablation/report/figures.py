@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..statistics import Difference
-from .drawing import COLOURS, INK, label, new_figure, save
+from .drawing import COLOURS, GREY, INK, label, new_figure, save
 from .grids import REFERENCES
 from .numbers import RESOLVED, points, verdict
 from .tables import Table, TableRow, compared
@@ -18,7 +18,7 @@ from .tables import Table, TableRow, compared
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-OURS, PAPERS = COLOURS[0], "#8a8f98"
+OURS, PAPERS = COLOURS[0], GREY
 _LINE = 0.34  # inches per row
 
 

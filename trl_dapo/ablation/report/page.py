@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from ..results import RunResult
-from .checks import checks_of, manipulation_of
+from .checks import Check, manipulation_of
 from .escaping import as_html
 from .grids import PAPER, asked, difference_grid, matched, row_grid
 from .numbers import plain, points
@@ -114,8 +114,10 @@ def _summary(section: Section, table: Table) -> str:
 def _section(number: int, section: Section, figures: Figures) -> str:
     parts = [f'<h2 id="section-{number}">{as_html(section.title)}</h2>', listed(section.problems, "problems")]
     for design in section.designs:
-        for table in (one for one in section.tables if one.design is design):
-            parts.append(_table(table, section, figures.get((section.regime, design.name, table.match), ())))
+        for table, checks in zip(section.tables, section.checks, strict=True):
+            if table.design is not design:
+                continue
+            parts.append(_table(table, checks, figures.get((section.regime, design.name, table.match), ())))
         curves = figures.get((section.regime, design.name, None), ())
         if curves:
             shown = "".join(figure_as_html(one.svg, one.caption) for one in curves)
@@ -144,7 +146,7 @@ def _named_rows(section: Section) -> list[tuple[str, list[RunResult]]]:
     return list(rows.values())
 
 
-def _table(table: Table, section: Section, figures: Sequence[PageFigure]) -> str:
+def _table(table: Table, checks: Sequence[Check], figures: Sequence[PageFigure]) -> str:
     title = table_title(table)
     parts = [f"<h3>{as_html(title)}</h3>"]
     if table.rows:
@@ -159,17 +161,17 @@ def _table(table: Table, section: Section, figures: Sequence[PageFigure]) -> str
     differences = difference_grid(table)
     if differences.rows:
         parts.append(f"<h4>Differences</h4>{grid_as_html(differences, f'{title}: differences')}")
-    parts += [_checks(table, section.runs), _other_data_sets(table)]
+    parts += [_checks(checks), _other_data_sets(table)]
     return "\n".join(filter(None, parts))
 
 
 _TAGS = {"finding": "finding", "resolved": "resolved"}
 
 
-def _checks(table: Table, runs: Sequence[RunResult]) -> str:
+def _checks(checks: Sequence[Check]) -> str:
     items = [
         f'<li><span class="tag {_TAGS.get(one.verdict, "doubt")}">{one.verdict}</span> {as_html(one.sentence)}</li>'
-        for one in checks_of(table, runs)
+        for one in checks
     ]
     return f"<h4>Did each technique act?</h4><ul>{''.join(items)}</ul>" if items else ""
 

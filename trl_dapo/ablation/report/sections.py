@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..designs import Design
 from ..results import RunResult
+from .checks import Bounds, Check, checks_of
 from .tables import Table, found_rows, make_table, row_keys
 
 
@@ -24,6 +25,8 @@ class Section:
             Designs that it has runs of.
         tables (`tuple[Table, ...]`):
             Each design at each kind of budget.
+        checks (`tuple[tuple[Check, ...], ...]`):
+            The manipulation checks of each table.
         problems (`tuple[str, ...]`):
             What takes no part, one line each.
     """
@@ -32,6 +35,7 @@ class Section:
     runs: tuple[RunResult, ...]
     designs: tuple[Design, ...]
     tables: tuple[Table, ...]
+    checks: tuple[tuple[Check, ...], ...]
     problems: tuple[str, ...]
 
     @property
@@ -40,7 +44,9 @@ class Section:
         return "Results" if self.regime is None else f"Regime: {self.regime}"
 
 
-def make_sections(runs: Sequence[RunResult], designs: Sequence[Design], matches: Sequence[str]) -> tuple[Section, ...]:
+def make_sections(
+    runs: Sequence[RunResult], designs: Sequence[Design], matches: Sequence[str], bounds: Bounds | None = None
+) -> tuple[Section, ...]:
     """
     Returns the sections of a report, in the order in which regimes occur.
 
@@ -51,26 +57,48 @@ def make_sections(runs: Sequence[RunResult], designs: Sequence[Design], matches:
             Tables that are wanted; none for one table of all rows that there are.
         matches (`Sequence[str]`):
             Kinds of budget.
+        bounds (`dict[str | None, dict[str, float]]`, *optional*):
+            Bounds of manipulation checks, by regime and metric.
     """
     regimes = list(dict.fromkeys(run.regime for run in runs))
     return tuple(
-        _section(regime, [run for run in runs if run.regime == regime], designs, matches) for regime in regimes
+        _section(regime, [run for run in runs if run.regime == regime], designs, matches, bounds) for regime in regimes
     )
 
 
 def _section(
-    regime: str | None, runs: Sequence[RunResult], designs: Sequence[Design], matches: Sequence[str]
+    regime: str | None,
+    runs: Sequence[RunResult],
+    designs: Sequence[Design],
+    matches: Sequence[str],
+    bounds: Bounds | None = None,
 ) -> Section:
     kept, problems = _without_duplicates(runs)
     keys = {run.row.key for run in kept}
-    used = tuple(design for design in designs if keys & set(row_keys(design))) if designs else (found_rows(kept),)
-    problems += [f"No run of the design {design.name}." for design in designs if design not in used]
+    # Rows that no design knows are shown all the same
+    used = tuple(one for one in designs if _has_own(one, designs, keys)) or (found_rows(kept),)
+    problems += [_absent(design, keys) for design in designs if design not in used]
     known = {key for design in used for key in row_keys(design)}
     strangers = sorted(keys - known)
     if strangers:
         problems.append(f"Rows that no table has: {', '.join(strangers)}.")
     tables = tuple(make_table(kept, design, match, regime) for design in used for match in matches)
-    return Section(regime, tuple(kept), used, tables, tuple(problems))
+    checks = tuple(checks_of(table, kept, bounds) for table in tables)
+    return Section(regime, tuple(kept), used, tables, checks, tuple(problems))
+
+
+def _has_own(design: Design, designs: Sequence[Design], keys: set[str]) -> bool:
+    """Whether a design has runs, and not merely some that belong to another table, of which there are more."""
+    own = keys & set(row_keys(design))
+    others = [keys & set(row_keys(other)) for other in designs if other is not design]
+    return bool(own) and (len(own) == len(design.rows) or not any(own < other for other in others))
+
+
+def _absent(design: Design, keys: set[str]) -> str:
+    own = len(keys & set(row_keys(design)))
+    if not own:
+        return f"No run of the design {design.name}."
+    return f"Of the design {design.name} there are {own} of {len(design.rows)} rows, which another table has too."
 
 
 def _without_duplicates(runs: Sequence[RunResult]) -> tuple[list[RunResult], list[str]]:

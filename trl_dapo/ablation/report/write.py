@@ -10,7 +10,8 @@ from typing import Any
 from ...evaluation.results import file_name
 from ..designs import Design
 from ..results import RunResult
-from .archive import ARCHIVE, archive
+from .archive import ARCHIVE, ArchiveError, archive, read_archive
+from .checks import Bounds
 from .curve_figures import AXIS_LABELS, CurveSet, curve_sets, draw_curves
 from .drawing import for_page
 from .escaping import as_html, visible
@@ -33,13 +34,15 @@ def write_report(
     title: str,
     notes: Sequence[str] = (),
     left_out: Sequence[str] = (),
+    bounds: Bounds | None = None,
 ) -> list[Path]:
     """
     Writes a report and returns its files. Needs matplotlib and scipy.
 
     Args:
         folder (`Path`):
-            Where to; made if it is not there. Files of an earlier report are replaced, its figures removed.
+            Where to; made if it is not there. Files of an earlier report are replaced, its figures removed; others
+            are left alone.
         runs (`Sequence[RunResult]`):
             The runs.
         designs (`Sequence[Design]`):
@@ -53,6 +56,10 @@ def write_report(
         left_out (`Sequence[str]`, *optional*):
             Files that take no part, as [`~trl_dapo.ablation.results.Found`] names them.
 
+        bounds (`dict[str | None, dict[str, float]]`, *optional*):
+            By regime and metric, from which mean on a technique counts as having acted; see
+            [`~trl_dapo.ablation.report.checks.MEASURES`].
+
     Raises:
         `ValueError`: If there are no runs, no kind of budget, or two designs of one name.
     """
@@ -63,19 +70,20 @@ def write_report(
     names = [design.name for design in designs]
     if len(set(names)) < len(names):
         raise ValueError(f"designs={names} has a name twice. Files are named after designs: give each its own.")
-    sections = make_sections(runs, designs, matches)
+    sections = make_sections(runs, designs, matches, bounds)
     pictures = folder / FIGURES
     pictures.mkdir(parents=True, exist_ok=True)
-    for old in (*pictures.glob("*.png"), *pictures.glob("*.svg")):
-        old.unlink()
+    _remove_earlier(folder)
     drawn = _Drawn(pictures)
     for section in sections:
         drawn.section(section)
+    content = archive(title, sections, drawn.curves, notes, left_out)
+    content["figures"] = [path.name for path in drawn.paths]
     texts = {
         "table.md": as_markdown_file(title, sections, [*notes, *left_out]),
         "table.csv": as_csv_file(sections),
         "table.tex": as_latex_file(title, sections, notes),
-        ARCHIVE: _as_json(archive(title, sections, drawn.curves, notes, left_out)),
+        ARCHIVE: _as_json(content),
         PAGE: as_page(title, sections, drawn.figures, notes, left_out),
     }
     for name, text in texts.items():
@@ -120,6 +128,17 @@ class _Drawn:
         for path in (one for one in paths if one.suffix == ".svg"):
             markup = for_page(path.read_text(encoding="utf-8"), f"f{len(self.paths)}", as_html(caption))
             self.figures.setdefault(where, []).append(PageFigure(markup, caption))
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Removes the figures that an earlier report says it has. Whatever else lies beside them is not ours."""
+    try:
+        names = read_archive(folder).get("figures", [])
+    except ArchiveError:
+        return
+    for name in (one for one in names if isinstance(one, str) and file_name(one) == one):
+        if name.endswith((".png", ".svg")):
+            (folder / FIGURES / name).unlink(missing_ok=True)
 
 
 def _curve_caption(one: CurveSet) -> str:

@@ -6,9 +6,8 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from ..results import RunResult
 from ..statistics import Difference, Interval
-from .checks import checks_of
+from .checks import Check
 from .escaping import as_csv, as_latex, as_markdown, as_markdown_line
 from .grids import PAPER, REFERENCES, Grid, asked, difference_grid, matched, row_grid
 from .numbers import verdict
@@ -45,11 +44,13 @@ def as_markdown_file(title: str, sections: Sequence[Section], notes: Sequence[st
     for section in sections:
         parts.append(f"## {as_markdown(section.title)}")
         parts.extend([_markdown_list(section.problems)] if section.problems else [])
-        parts.extend(part for table in section.tables for part in _markdown_table(table, section.runs))
+        parts.extend(
+            part for one in zip(section.tables, section.checks, strict=True) for part in _markdown_table(*one)
+        )
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(table: Table, runs: Sequence[RunResult]) -> list[str]:
+def _markdown_table(table: Table, found: Sequence[Check]) -> list[str]:
     parts = [f"### {as_markdown(table_title(table))}"]
     if table.problems:
         parts.append(_markdown_list(table.problems))
@@ -58,7 +59,7 @@ def _markdown_table(table: Table, runs: Sequence[RunResult]) -> list[str]:
         parts += [PAPER] if any(row.paper is not None for row in table.rows) else []
         differences = difference_grid(table)
         parts += [_markdown_grid(differences)] if differences.rows else []
-        checks = [f"{one.verdict}: {one.sentence}" for one in checks_of(table, runs)]
+        checks = [f"{one.verdict}: {one.sentence}" for one in found]
         parts += ["Did each technique act?", _markdown_list(checks)] if checks else []
     return parts
 
