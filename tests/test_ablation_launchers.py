@@ -24,7 +24,7 @@ from trl_dapo.ablation.runner import run_jobs
 HERE = Path(__file__).parent
 SAYS = "mark('said', os.environ.get('CUDA_VISIBLE_DEVICES', '-') + ' ' + os.environ.get('OMP_NUM_THREADS', '-'))\n"
 FINISHES = SAYS + "mark('starts'); time.sleep(0.3); finish()"
-STOPS = "signal.signal(signal.SIGTERM, lambda *_: (mark('checkpoint'), sys.exit(1)))\n" + SLEEPS
+STOPS = "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), mark('checkpoint'), sys.exit(1)))\n" + SLEEPS
 
 
 def run(jobs, launcher):

@@ -169,8 +169,9 @@ finish()
 def test_a_signal_lets_runs_write_a_checkpoint_and_stops(tmp_path, number, passed_on):
     saves = """
 def save(number, frame):
+    mark('heard', number)
     time.sleep(0.3)
-    mark('checkpoint', number)
+    mark('checkpoint')
     sys.exit(1)
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, save)
@@ -182,8 +183,9 @@ time.sleep(600)
     os.killpg(runner.pid, number)  # as a terminal does
     assert runner.communicate(timeout=60)[0].splitlines() == [f"run-{n} stopped None" for n in range(3)]
     # Once: a second signal in the middle of a checkpoint would end it
-    heard = [(tmp_path / f"run-{n}" / "checkpoint").read_text().split()[1:] for n in range(2)]
+    heard = [(tmp_path / f"run-{n}" / "heard").read_text().split()[1:] for n in range(2)]
     assert heard == [[str(int(passed_on))]] * 2
+    assert all((tmp_path / f"run-{n}" / "checkpoint").exists() for n in range(2))
     assert not (tmp_path / "run-2").exists()
     assert processes_of(tmp_path / "run-0") == []
 
