@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trl_dapo.arena import build_model, evaluate, held_out_dataset, is_held_out
+from trl_dapo.arena import build_model, evaluate, held_out_dataset, is_held_out, load_warm_start
 from trl_dapo.arena import warm_start as module
 from trl_dapo.arena.tokenizer import build_tokenizer
 from trl_dapo.arena.warm_start import PHASES, WARM_START_ACCURACY, Phase, train_warm_start
@@ -65,7 +65,7 @@ def test_long_demonstration_is_cut_without_an_end():
 
 def test_command_writes_the_weights_and_reports(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "train_warm_start", lambda seed: train_warm_start(seed, SHORT))
-    monkeypatch.setattr(module, "held_out_dataset", lambda size: held_out_dataset(9))
+    monkeypatch.setattr(module, "held_out_dataset", lambda size, lengths: held_out_dataset(9, lengths=lengths))
     output = tmp_path / "weights.safetensors"
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -78,6 +78,43 @@ def test_command_writes_the_weights_and_reports(tmp_path, monkeypatch, capsys):
     written = load_file(output)
     assert all(torch.equal(written[name], expected[name]) for name in written)
     assert "held-out accuracy 0." in capsys.readouterr().out
+
+
+def test_a_regimes_start_goes_on_from_the_plain_one_of_its_seed(monkeypatch):
+    one_step = Phase(steps=1, lengths=(2, 3), styles={"step": 1.0}, slip=0.0)
+    monkeypatch.setitem(module.FURTHER_PHASES, "short", one_step)
+    further, plain = module.train_further("short", 1).state_dict(), load_warm_start(1)[0].state_dict()
+    # The first step of Adam moves a weight by the learning rate, 3e-3, at most
+    assert all(torch.allclose(further[name], plain[name], rtol=0.0, atol=3.01e-3) for name in plain)
+    assert any(not torch.equal(further[name], plain[name]) for name in plain)
+    again = module.train_further("short", 1).state_dict()
+    assert all(torch.equal(further[name], again[name]) for name in plain)
+
+
+def test_a_regimes_start_needs_a_plain_one():
+    with pytest.raises(ValueError, match=r"seed=3 has no warm start to go on from\. There are 0, 1, 2\."):
+        module.train_further("rare-steps", 3)
+
+
+def test_command_writes_a_regimes_start(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(module.FURTHER_PHASES, "rare-steps", SHORT[0])
+    monkeypatch.setattr(module, "held_out_dataset", lambda size, lengths: held_out_dataset(9, lengths=lengths))
+    module.main(["--output", str(tmp_path / "weights"), "--regime", "off-policy", "--seed", "2"])
+    written, expected = load_file(tmp_path / "weights"), module.train_further("rare-steps", 2).state_dict()
+    assert all(torch.equal(written[name], expected[name]) for name in written)
+    assert "held-out accuracy 0." in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(module.FURTHER_PHASES))
+def test_training_further_reproduces_the_shipped_start(name):
+    # Another processor rounds differently, and a few hundred steps drift apart by far less than the styles do
+    shipped, again = (
+        evaluate(model, build_tokenizer(), held_out_dataset(180), samples=4)
+        for model in (load_warm_start(f"{name}-0")[0], module.train_further(name, 0))
+    )
+    for style, share in shipped.style_shares.items():
+        assert again.style_shares[style] == pytest.approx(share, abs=0.1)
 
 
 @pytest.mark.slow

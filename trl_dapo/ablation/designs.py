@@ -48,7 +48,7 @@ class Design:
 
     Args:
         name (`str`):
-            One of [`DESIGNS`], or `"vary"`.
+            One of [`DESIGNS`], `"vary"`, or `"comparison"`.
         rows (`tuple[Row, ...]`):
             The rows; the first is what the others are compared with.
         is_cumulative (`bool`):
@@ -123,6 +123,23 @@ def _combination(on: Sequence[str]) -> str:
     if len(on) in (0, len(TOGGLES)):
         return ALL if on else NONE
     return " + ".join(map(_spaced, on))
+
+
+def comparison(technique: str, others: Mapping[str, bool]) -> Design:
+    """
+    Returns a design of two rows that differ in one toggle.
+
+    Args:
+        technique (`str`):
+            The toggle.
+        others (`dict[str, bool]`):
+            The other four, the same in both rows.
+    """
+    rows = [
+        Row(f"{word} {_spaced(technique)}", {toggle: {**others, technique: on}[toggle] for toggle in TOGGLES})
+        for word, on in (("without", False), ("with", True))
+    ]
+    return Design("comparison", tuple(rows), is_cumulative=True)
 
 
 def vary(values: Mapping[str, Sequence[Any]]) -> Design:

@@ -18,7 +18,7 @@ from .data import held_out_dataset, train_dataset
 from .evaluation import ArenaScore, Sample, evaluate, sample
 from .model import build_model, load_reward_start, load_warm_start
 from .pairs import preference_dataset
-from .regimes import REGIMES, Regime
+from .regimes import REGIMES, Check, Regime
 from .task import LENGTHS, Problem, arena_accuracy, is_held_out, is_sound, parse_prompt, style_of
 from .tokenizer import build_tokenizer
 
@@ -27,6 +27,7 @@ __all__ = [
     "LENGTHS",
     "REGIMES",
     "ArenaScore",
+    "Check",
     "Problem",
     "Regime",
     "Sample",

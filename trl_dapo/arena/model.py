@@ -18,11 +18,15 @@ from transformers import (
 from .tokenizer import build_tokenizer
 
 
-# By name of the start. Each has a seed of its own, for the initial weights and the demonstrations
-WARM_START_FILES = {
-    "default-0": "warm_start.safetensors",
-    "default-1": "warm_start_1.safetensors",
-    "default-2": "warm_start_2.safetensors",
+# Starts that are made alike, by seed, so that a result can be told from a quirk of one start
+SEEDS = (0, 1, 2)
+
+# File of each warm start. Those with a name are for a regime, and go on from the plain one of their seed
+WARM_STARTS = {
+    "0": "warm_start.safetensors",
+    **{str(seed): f"warm_start_{seed}.safetensors" for seed in SEEDS[1:]},
+    **{f"rare-steps-{seed}": f"rare_steps_{seed}.safetensors" for seed in SEEDS},
+    **{f"long-winded-{seed}": f"long_winded_{seed}.safetensors" for seed in SEEDS},
 }
 
 
@@ -55,24 +59,25 @@ def build_model(seed: int = 0) -> LlamaForCausalLM:
     return model
 
 
-def load_warm_start(start: str = "default-0") -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def load_warm_start(start: int | str = 0) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """
-    Policy with shipped weights, the start of reinforcement learning, and its tokenizer.
+    Policy with the shipped weights, the start of reinforcement learning, and its tokenizer.
 
-    Pass the model to `trl.GRPOTrainer` as `model=` and the tokenizer as `processing_class=`. The default's accuracy is
+    Pass the model to `trl.GRPOTrainer` as `model=` and the tokenizer as `processing_class=`. The policy's accuracy is
     `trl_dapo.arena.warm_start.WARM_START_ACCURACY`.
 
     Args:
-        start (`str`, *optional*, defaults to `"default-0"`):
-            Which weights: one of `WARM_START_FILES`.
+        start (`int` or `str`, *optional*, defaults to `0`):
+            Which of the warm starts: the seed that it was made with, 0 to 2, or the name of one that is made for a
+            regime, such as `"rare-steps-0"`.
 
     Raises:
-        `ValueError`: If there are none of the name.
+        `ValueError`: If there is no such warm start.
     """
-    if start not in WARM_START_FILES:
-        raise ValueError(f"start={start!r} is unknown. The warm starts are {', '.join(WARM_START_FILES)}.")
+    if str(start) not in WARM_STARTS:
+        raise ValueError(f"start={start!r} is no warm start. There are {', '.join(WARM_STARTS)}.")
     model = build_model()
-    with as_file(files("trl_dapo.arena") / WARM_START_FILES[start]) as path:
+    with as_file(files("trl_dapo.arena") / WARM_STARTS[str(start)]) as path:
         load_model(model, path)
     return model, build_tokenizer()
 

@@ -1,7 +1,8 @@
 """
 The arena's warm start: supervised training that turns random weights into a policy worth reinforcing.
 
-Run `python -m trl_dapo.arena.warm_start --output FILE --seed 0` to write the weights that ship with this package.
+Run `python -m trl_dapo.arena.warm_start --output FILE --seed 0` to write the weights that ship with this package, and
+`--regime off-policy` for those that a regime starts from.
 
 The demonstrator is fallible on purpose. It mixes styles that differ in accuracy and length: at temperature 1, the
 policy answers at once about half of the time, and some of its self-checking completions exceed a limit of 40 tokens.
@@ -23,7 +24,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .data import held_out_dataset
 from .evaluation import ArenaScore, evaluate
-from .model import build_model
+from .model import SEEDS, build_model, load_warm_start
+from .regimes import REGIMES
 from .task import LENGTHS, Style, demonstrate, draw_problem
 from .tokenizer import build_tokenizer
 
@@ -76,15 +78,51 @@ PHASES = (
 )
 
 
+# What the warm starts of regimes learn behind the phases above
+FURTHER_PHASES = {
+    # Answering at once is habit, and seldom right; walks are rare, slip often, and are worth learning
+    "rare-steps": Phase(steps=300, lengths=LENGTHS[:5], styles={"direct": 0.88, "step": 0.12}, slip=0.25),
+    # Walks seldom slip and are checked at length, so that most completions that run out of tokens are on track
+    "long-winded": Phase(
+        steps=400,
+        lengths=LENGTHS[:6],
+        styles={"direct": 0.25, "step": 0.2, "verbose": 0.55},
+        slip=0.02,
+        checks=(0.5, 0.7, 0.85),
+    ),
+}
+
+
 def train_warm_start(seed: int = 0, phases: tuple[Phase, ...] = PHASES) -> LlamaForCausalLM:
     """
     Policy after the supervised phases, which use training prompts only.
 
     On one machine and with one number of threads, the same arguments always give the same weights.
     """
-    rng = random.Random(f"warm_start/{seed}")
+    return _train(build_model(seed), random.Random(f"warm_start/{seed}"), phases)
+
+
+def train_further(name: str, seed: int = 0) -> LlamaForCausalLM:
+    """
+    Policy of a regime's warm start: the plain warm start of a seed after a further phase.
+
+    Args:
+        name (`str`):
+            One of `FURTHER_PHASES`.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the plain warm start, which must be a shipped one, and of the demonstrations.
+
+    Raises:
+        `ValueError`: If no plain warm start of the seed is shipped.
+    """
+    if seed not in SEEDS:
+        raise ValueError(f"seed={seed} has no warm start to go on from. There are {', '.join(map(str, SEEDS))}.")
+    return _train(load_warm_start(seed)[0], random.Random(f"{name}/{seed}"), (FURTHER_PHASES[name],))
+
+
+def _train(model: LlamaForCausalLM, rng: random.Random, phases: tuple[Phase, ...]) -> LlamaForCausalLM:
     tokenizer = build_tokenizer()
-    model = build_model(seed).train()
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
     num_steps = sum(phase.steps for phase in phases)
     # Constant, then linear to 0 over the last third: at a high rate, style shares swing with every batch
@@ -142,12 +180,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m trl_dapo.arena.warm_start", description=main.__doc__)
     parser.add_argument("--output", required=True, help="safetensors file to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the demonstrations")
+    parser.add_argument("--regime", choices=list(REGIMES), default="default", help="regime that starts from them")
     options = parser.parse_args(arguments)
     # One thread adds in a fixed order, and is faster at this size
     torch.set_num_threads(1)
-    model = train_warm_start(options.seed)
+    regime = REGIMES[options.regime]
+    further = regime.warm_start
+    model = train_warm_start(options.seed) if further is None else train_further(further, options.seed)
     save_model(model, options.output)
-    print(_report(evaluate(model, build_tokenizer(), held_out_dataset(900))))  # noqa: T201
+    held_out = held_out_dataset(900, lengths=regime.lengths)
+    score = evaluate(model, build_tokenizer(), held_out, max_new_tokens=regime.max_completion_length)
+    print(_report(score))  # noqa: T201
 
 
 def _report(score: ArenaScore) -> str:

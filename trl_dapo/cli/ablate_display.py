@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table as Shown
 
 from trl_dapo.ablation.designs import Design
+from trl_dapo.ablation.report.checks import Bounds
 from trl_dapo.ablation.report.numbers import count, interval, percent, points, verdict
 from trl_dapo.ablation.report.sections import make_sections
 from trl_dapo.ablation.report.tables import Table, compared
@@ -16,10 +17,14 @@ from trl_dapo.ablation.results import RunResult
 
 
 def print_tables(
-    console: Console, runs: Sequence[RunResult], designs: Sequence[Design], matches: Sequence[str]
+    console: Console,
+    runs: Sequence[RunResult],
+    designs: Sequence[Design],
+    matches: Sequence[str],
+    bounds: Bounds | None = None,
 ) -> None:
     """Prints the tables of finished runs, what is wrong with them, and whether each technique acted."""
-    for section in make_sections(runs, designs, matches):
+    for section in make_sections(runs, designs, matches, bounds):
         for table, checks in zip(section.tables, section.checks, strict=True):
             if table.rows:
                 console.print(_shown(table))

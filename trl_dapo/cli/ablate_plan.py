@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from trl_dapo.ablation.designs import Design, Row, make_design, vary
+from trl_dapo.ablation.designs import Design, Row, comparison, make_design, vary
 from trl_dapo.ablation.results import RowOfRun
 from trl_dapo.ablation.run_spec import Measuring, RunSpec
 from trl_dapo.arena import REGIMES
@@ -31,7 +31,8 @@ from .starts import CONSTANT
 
 
 DEFAULT_REGIME = "default"
-# Of the built-in task, as in the demo: completions of a run, and the steps in which DAPO generates about as many
+# Of the built-in task in its default regime, as in the demo: completions of a run, and the steps in which DAPO generates
+# about as many
 ARENA_BUDGETS = {"samples": 16384, "steps": 512, "seconds": 30.0}
 ARENA_MEASURING = {"held_out": ["arena"], "held_out_size": 225, "held_out_k": 8}
 ARENA_BATCH = 512  # completions sampled at once
@@ -167,7 +168,7 @@ def plan_ablation(options: argparse.Namespace, base: Mapping[str, Any], words: S
     also = ["--dry_run", "true"] if elsewhere else []
     with tempfile.TemporaryDirectory() as folder:
         first = _planned(values, designs[0].rows[0], Path(folder), launch_words, also)
-        budgets = _budgets(options, values, first, on_arena)
+        budgets = _budgets(options, values, first, regime)
         values = {**values, **_running_fields(values, budgets, first)}
         rows = tuple({row.key: row for design in designs for row in design.rows}.values())
         for row in rows:
@@ -226,8 +227,9 @@ def _designs(options: argparse.Namespace, values: dict[str, Any], regime: str | 
     if options.vary:
         return [vary(_varied(options.vary, values))]
     named = [make_design(name) for name in dict.fromkeys(options.design)]
-    own = REGIMES[regime].design if regime is not None else None
-    designs = named or ([own] if own is not None else [make_design("ladder")])
+    one = None if regime is None else REGIMES[regime].technique
+    own = make_design("ladder") if one is None else comparison(one, REGIMES[str(regime)].others)
+    designs = named or [own]
     for toggle in TOGGLES:
         asked = values.pop(toggle, None)
         on = next((row for design in designs for row in design.rows if row.changes.get(toggle)), None)
@@ -278,13 +280,17 @@ def _budgets(options: argparse.Namespace, values: Mapping[str, Any], first: Plan
     args = first.arguments.training_args
     matches = list(dict.fromkeys(options.match or ["samples"]))
     _check_schedule(args, matches)
-    rollout_steps = max(1.0, args.updates_between_generations)
-    steps = values.get("max_steps") or 0
-    defaults: dict[str, float] = {"steps": steps, "samples": steps / rollout_steps * args.generation_batch_size}
+    if regime is None:
+        steps = values.get("max_steps") or 0
+        rollouts = steps / max(1.0, args.updates_between_generations)
+        defaults = {"steps": steps, "samples": rollouts * args.generation_batch_size}
+    else:
+        own = REGIMES[regime].completions
+        defaults = ARENA_BUDGETS if regime == DEFAULT_REGIME else {**ARENA_BUDGETS, "samples": own}
     budgets: dict[str, float] = {}
     for match in matches:
         asked = getattr(options, match)
-        value = asked or (0 if on_arena else defaults.get(match, 0)) or (ARENA_BUDGETS[match] if on_arena else 0)
+        value = asked or defaults.get(match)
         if not value:
             raise UsageError(
                 f"--{match} is missing: --match {match} needs a budget. Give it, or max_steps in the base."

@@ -20,15 +20,17 @@ from trl_dapo.ablation.measurement import Measurement
 from trl_dapo.ablation.recorder import Recorder
 from trl_dapo.ablation.results import RunResult, write_result
 from trl_dapo.ablation.run_spec import RunSpec, read_spec
-from trl_dapo.arena import REGIMES, load_warm_start, train_dataset
+from trl_dapo.arena import REGIMES, held_out_dataset, load_warm_start, train_dataset
 from trl_dapo.arena.settings import TRAINING_PROMPTS
 
+from .ablate_plan import DEFAULT_REGIME
 from .arguments import Arguments
 from .commands import ABLATE_RUN
 from .config_file import read_config_file, split_config_flag
 from .errors import UsageError, one_line, report
 from .held_out import held_out
 from .online import OnlineScriptArguments, online_arguments
+from .questions import ARENA
 from .script import build_trainer, make_parser
 from .unfinished import none_left
 
@@ -112,9 +114,9 @@ def run_arguments(arguments: Arguments) -> dict[str, Any]:
     spec = _spec(arguments)
     if arguments.model_args.model_name_or_path is not None:
         return given
-    regime = REGIMES[spec.regime or "default"]
-    model, tokenizer = load_warm_start(regime.start(spec.seed))
-    prompts = train_dataset(TRAINING_PROMPTS, seed=spec.seed, **regime.data)
+    regime = REGIMES[spec.regime or DEFAULT_REGIME]
+    model, tokenizer = load_warm_start(regime.start_of(spec.seed))
+    prompts = train_dataset(TRAINING_PROMPTS, spec.seed, regime.lengths)
     return {**given, "model": model, "processing_class": tokenizer, "train_dataset": prompts}
 
 
@@ -122,6 +124,9 @@ def measure_run(trainer: Any, arguments: Arguments) -> None:
     """Gives the trainer what measures it and stops it when its budgets are spent."""
     found, spec = held_out(arguments.script_args), _spec(arguments)
     data = {name: rows for name, (rows, _) in found.items()}
+    if spec.regime is not None and ARENA in data:
+        # Questions of the lengths that the regime trains on
+        data[ARENA] = held_out_dataset(len(data[ARENA]), lengths=REGIMES[spec.regime].lengths)
     measurement = Measurement(trainer, data, {name: judge for name, (_, judge) in found.items()}, spec.measuring)
     trainer.add_callback(Recorder(trainer, spec, measurement, _folder(arguments)))
     # The result has the logs
@@ -145,9 +150,10 @@ def _spec(arguments: Arguments) -> RunSpec:
 
 
 def _start(spec: RunSpec, model: Any) -> str:
-    if spec.regime is not None:
-        return REGIMES[spec.regime].start(spec.seed)
-    return model.config.name_or_path
+    if spec.regime is None:
+        return model.config.name_or_path
+    start = REGIMES[spec.regime].start_of(spec.seed)
+    return start if REGIMES[spec.regime].warm_start else f"{DEFAULT_REGIME}-{start}"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from trl_dapo.ablation.jobs import Job, Outcome
 from trl_dapo.ablation.manifest import merged_manifest, read_manifest, write_manifest
 from trl_dapo.ablation.results import ResultError, RunResult, find_results, read_result
 from trl_dapo.ablation.run_spec import RUN, read_spec, write_spec
+from trl_dapo.arena import REGIMES
 
 from .ablate import OUTPUT_DIR
 from .ablate_plan import Ablation, PlannedRun, jobs_at_once, plan_ablation, seeds_of
@@ -226,7 +227,7 @@ def report_folder(folder: Path, options: argparse.Namespace) -> int:
         raise UsageError(f"--output_dir {folder}: the report cannot be written: {error.strerror}.") from error
     for line in left_out:
         print(f"left out: {line}", file=sys.stderr)
-    print_tables(_console(), runs, manifest.designs, matches)
+    print_tables(_console(), runs, manifest.designs, matches, _bounds())
     print(f"Report: {next(path for path in written if path.name == 'index.html')}")
     return 0
 
@@ -245,6 +246,11 @@ def compare_reports(first: Path, second: Path) -> int:
 def _title(runs: Sequence[RunResult]) -> str:
     first = runs[0]
     return "The built-in task" if first.regime is not None else f"{first.start}"
+
+
+def _bounds() -> dict[str | None, dict[str, float]]:
+    """Returns from which mean on a technique counts as having acted, in each regime of the built-in task."""
+    return {name: {one.metric: one.bound for one in regime.checks} for name, regime in REGIMES.items()}
 
 
 def _manifest(ablation: Ablation) -> Any:
