@@ -31,8 +31,8 @@ from .starts import CONSTANT
 
 
 DEFAULT_REGIME = "default"
-# Of the built-in task in its default regime, as in the demo: completions of a run, and the steps in which DAPO generates
-# about as many
+# Of the built-in task in its default regime, as in the demo: completions of a run, and the steps in which DAPO
+# generates about as many
 ARENA_BUDGETS = {"samples": 16384, "steps": 512, "seconds": 30.0}
 ARENA_MEASURING = {"held_out": ["arena"], "held_out_size": 225, "held_out_k": 8}
 ARENA_BATCH = 512  # completions sampled at once
@@ -276,7 +276,9 @@ def _planned(values: Mapping[str, Any], row: Row, folder: Path, words: Sequence[
         raise UsageError(f"row {row.name!r}: {error}") from error
 
 
-def _budgets(options: argparse.Namespace, values: Mapping[str, Any], first: Plan, on_arena: bool) -> dict[str, float]:
+def _budgets(
+    options: argparse.Namespace, values: Mapping[str, Any], first: Plan, regime: str | None
+) -> dict[str, float]:
     args = first.arguments.training_args
     matches = list(dict.fromkeys(options.match or ["samples"]))
     _check_schedule(args, matches)
