@@ -121,3 +121,20 @@ def test_fields_of_a_later_schema_are_passed_over(tmp_path):
     content["sections"][0]["runs"][0]["later"] = 1
     (b / "results.json").write_text(json.dumps(content))
     assert line_of(compare(a, b))[5] == "+12.5"
+
+
+def test_questions_are_paired_by_id_whatever_their_order(tmp_path, monkeypatch):
+    def turned(run):
+        end = run.ends["samples"]
+        own = end.data_sets["held out"]
+        return replace(
+            run, ends={"samples": replace(end, data_sets={"held out": replace(own, questions=own.questions[::-1])})}
+        )
+
+    seen = []
+    monkeypatch.setattr(statistics, "table_statistics", lambda rows: seen.extend(rows) or crude_statistics(rows))
+    a = report(tmp_path / "a", [[1, 4, 7]])
+    b = report(tmp_path / "b", [[1, 4, 7]], change=turned)
+    seen.clear()
+    compare(a, b)
+    assert [list(row.by_seed[0]) for row in seen] == [[1 / 8, 4 / 8, 7 / 8]] * 2

@@ -136,8 +136,9 @@ def _remove_earlier(folder: Path) -> None:
         names = read_archive(folder).get("figures", [])
     except ArchiveError:
         return
-    for name in (one for one in names if isinstance(one, str) and file_name(one) == one):
-        if name.endswith((".png", ".svg")):
+    for name in names if isinstance(names, list) else ():
+        # Written by a program, but read from a file that anyone may have changed
+        if isinstance(name, str) and Path(name).name == name and name.endswith((".png", ".svg")):
             (folder / FIGURES / name).unlink(missing_ok=True)
 
 
