@@ -3,6 +3,7 @@ Starts the runs of an ablation, adds seeds where that was asked for, and reports
 """
 
 import argparse
+import importlib.util
 import json
 import shlex
 import sys
@@ -31,6 +32,8 @@ FILE_WIDTH = 160
 
 def run(options: argparse.Namespace, base: Mapping[str, Any], words: Sequence[str]) -> int:
     """Runs what the options ask for and returns the exit code."""
+    if not (options.dry_run or options.prepare):
+        _check_packages()
     if options.report:
         return report_folder(options.output_dir or OUTPUT_DIR, options)
     ablation = plan_ablation(options, base, words)
@@ -70,6 +73,13 @@ def _start(options: argparse.Namespace, ablation: Ablation, seeds: list[int]) ->
 
 
 # Before runs start
+
+
+def _check_packages() -> None:
+    """Raises [`UsageError`] if the report cannot be made, before hours of runs."""
+    for package in ("matplotlib", "scipy"):
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(f"{package} is missing, and the report needs it: pip install 'trl-dapo[report]'.")
 
 
 def _check_folders(ablation: Ablation, runs: Sequence[PlannedRun]) -> None:
