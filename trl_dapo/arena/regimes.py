@@ -152,7 +152,7 @@ _PUNISHMENT = Regime(
     fields={"max_completion_length": 30},
     lengths=LENGTHS[:6],
     warm_start="long-winded",
-    completions=2560,
+    completions=1536,
     checks=(Check("dapo/mean_length_penalty", -0.05, True, "length penalty paid per row, before its factor"),),
 )
 _LENGTHS = Regime(
