@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tiny import constant_reward, parity_reward, plain_dataset, scripted_rollout
-from training import dapo_args, train
+from training import dapo_args, even, train
 from trl_dapo import DAPOTrainer
 from trl_dapo.dapo.above_symmetric import CLIPPED_LOSSES, tokens_above
 from trl_dapo.dapo.toggles import SEQUENCE_LEVEL_LOSSES, TOGGLES, TOKEN_LEVEL_LOSSES
@@ -54,10 +54,10 @@ def test_tokens_of_a_sequence_share_its_ratio():
     assert counts(table, [1.0, 1.0], [[1, 1, 0], [1, 1, 0]], by_sequence=True) == [2, 4]
 
 
-def go(tmp_path, toggles, reward=parity_reward, **fields):
+def go(tmp_path, toggles, reward=parity_reward, rewardable=None, **fields):
     fields = {**dict.fromkeys(TOGGLES, False), **toggles, **SHAPE, **fields}
     kwargs = {"reward_funcs": reward, "train_dataset": plain_dataset(40)}
-    return train(DAPOTrainer, dapo_args(tmp_path, **fields), rollout_func=scripted_rollout(None), **kwargs)
+    return train(DAPOTrainer, dapo_args(tmp_path, **fields), rollout_func=scripted_rollout(rewardable), **kwargs)
 
 
 @pytest.mark.parametrize("compact", [True, False])
@@ -80,14 +80,19 @@ def test_with_the_symmetric_range_it_is_what_trl_clips(tmp_path, compact, loss_t
 
 
 def test_it_counts_all_micro_batches_of_an_update(tmp_path):
-    # TRL's is a mean of means, so it has other weights where micro-batches differ in tokens
-    fields = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "updates_per_rollout": 2}
-    packed = go(tmp_path, {}, **fields)
-    plain = go(tmp_path, {}, **fields, compact_microbatches=False)
-    assert packed.logs[1][KEY] == pytest.approx(plain.logs[1][KEY], abs=1e-7)
-    assert packed.logs[1][KEY] > 0
-    assert packed.logs[1][KEY] == pytest.approx(packed.logs[1]["clip_ratio/high_mean"], rel=0.3)
-    assert packed.logs[2][KEY] == 0  # a rollout begins
+    # TRL's is a mean of means, so it has other weights where micro-batches differ in tokens. Rows of constant groups
+    # are left out of packed micro-batches, and count as in TRL's
+    fields = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_iterations": 2}
+    fields |= {"max_steps": 9, "epsilon": 0.02, "learning_rate": 1e-2, "rewardable": even}
+    packed, plain = (
+        go(tmp_path, {"token_level_loss": True}, **fields, compact_microbatches=compact) for compact in (True, False)
+    )
+    # The first update of the second pass over the rollout
+    assert packed.logs[4]["packing/live_rows"] < 1
+    assert packed.logs[4][KEY] > 0
+    assert [log[KEY] for log in packed.logs] == pytest.approx([log[KEY] for log in plain.logs], abs=1e-7)
+    assert packed.logs[4][KEY] == pytest.approx(packed.logs[4]["clip_ratio/high_mean"], rel=0.3)
+    assert packed.logs[8][KEY] == 0  # a rollout begins
 
 
 def test_it_is_above_what_clip_higher_clips(tmp_path):
