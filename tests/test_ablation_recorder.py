@@ -1,6 +1,7 @@
 """The recorder: what a run has spent, when it is measured, and that watching changes nothing."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -126,6 +127,42 @@ def test_a_run_that_is_taken_up_again_finds_what_one_finds_that_was_not_stopped(
         json.loads(json.dumps(expected.state()))
     )
     assert recorder.ends["samples"].seconds > 0
+
+
+@pytest.mark.parametrize("steps", [16, 64])
+def test_the_last_step_leaves_no_checkpoint_from_which_a_run_would_train_a_step_more(tmp_path, steps):
+    fields = {"save_strategy": "steps", "save_steps": 8}
+    whole = make_trainer(tmp_path / "training", steps, **fields)
+    recorder = watched(whole, tmp_path, {"samples": 256})
+    whole.train()
+    assert [path.name for path in (tmp_path / "training").glob("checkpoint-*")] == ["checkpoint-8"]
+    # Killed after its last step, before its result was written
+    again = make_trainer(tmp_path / "training", steps, **fields)
+    second = watched(again, tmp_path, {"samples": 256})
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == second.ends["samples"].steps == 16
+    assert without_seconds(json.loads(json.dumps(second.state()))) == without_seconds(
+        json.loads(json.dumps(recorder.state()))
+    )
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name]), name
+
+
+def test_the_trainers_own_evaluation_and_checkpoints_cost_no_seconds(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("trl_dapo.ablation.recorder.time.perf_counter", lambda: clock[0])
+    trainer = make_trainer(tmp_path / "training")
+    recorder = watched(trainer, tmp_path, {"samples": 10**6}, replace(HOW, points=0))
+    arguments = (trainer.args, trainer.state, trainer.control)
+    recorder.on_train_begin(*arguments)
+    clock[0] += 2
+    recorder.on_step_end(*arguments)
+    for after in (recorder.on_evaluate, recorder.on_save):
+        clock[0] += 100
+        after(*arguments)
+    clock[0] += 3
+    recorder.on_step_end(*arguments)
+    assert recorder.seconds == 2 + 3
 
 
 def test_a_spec_is_read_as_it_was_written(tmp_path):

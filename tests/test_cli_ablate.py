@@ -1,8 +1,10 @@
 """`trl-dapo ablate`: what is planned and refused before a run starts. Runs themselves are in `test_ablation_runs`."""
 
 # ruff: noqa: F811
+import errno
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ import yaml
 
 from test_cli import ROOT, model_dir, settings, workspace, write  # noqa: F401
 from test_cli import refused as refused_by
+from trl_dapo.ablation.jobs import Outcome
 from trl_dapo.ablation.manifest import read_manifest
+from trl_dapo.ablation.results import DataSet, End, Question, RunResult, write_result
 from trl_dapo.ablation.run_spec import read_spec
 from trl_dapo.cli.ablate import PRESETS, parse, preset_file
 from trl_dapo.cli.ablate_plan import plan_ablation
@@ -99,6 +103,54 @@ def test_vary_gives_a_field_its_own_type(workspace):
     assert [(row["epsilon_high"], row["clip_higher"]) for row in rows[1:]] == [(0.3, True)]
 
 
+def test_rows_with_rollouts_of_other_sizes_have_steps_enough_and_log_each_rollout(workspace):
+    # 16 completions per update: rollouts of 2 updates have 32 completions, of 8 have 128. 1,000 completions are at
+    # most 32 of the first, 64 updates, and 8 of the second, 64 updates
+    rows = configs("--vary", "updates_per_rollout=2,8", "--samples", "1000")
+    assert [(row["max_steps"], row["logging_steps"]) for row in rows] == [(64, 2), (64, 8)]
+    # 128 completions per rollout; two passes over each take twice as many updates
+    rows = configs("--vary", "num_iterations=1,2", "--samples", "1000")
+    assert [(row["max_steps"], row["logging_steps"]) for row in rows] == [(128, 8), (128, 16)]
+
+
+def test_max_steps_of_the_base_is_the_budget_of_the_built_in_task_too(workspace):
+    # 8 updates and 128 completions per rollout
+    assert planned("--max_steps", "64", "--match", "samples", "steps").budgets == {"samples": 1024, "steps": 64}
+
+
+def test_the_command_line_wins_over_the_section_of_a_file(workspace):
+    assert planned("--preset", "arena", "--match", "steps").budgets == {"steps": 512}
+    plan = planned("--preset", "gsm8k-0.5b-12gb", "--vary", "learning_rate=1e-5,1e-6")
+    assert [design.name for design in plan.designs] == ["vary"]
+    path = write({"ablation": {"vary": ["learning_rate=1e-3,1e-4", "num_generations=4,8"]}})
+    assert len(planned(*path).rows) == 4
+    assert [row.name for row in planned(*path, "--vary", "beta=0").rows] == ["beta=0.0"]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (None, "ablation in the file is None: a mapping"),
+        ({"seeds": True}, "ablation: seeds: a text or number is needed, got True"),
+        ({"seeds": False}, "ablation: seeds: a text or number is needed, got False"),
+        ({"seeds": {"a": 1}}, "ablation: seeds: a text or number is needed"),
+        ({"seeds": [1, 2]}, "ablation: seeds: one value is needed"),
+        ({"design": [["ladder"]]}, "ablation: design: a list of texts or numbers is needed"),
+        ({"keep_models": "yes"}, "ablation: keep_models: true or false is needed, got 'yes'"),
+        ({"launcher": "ray", "launcher_options": 3}, "ablation: launcher_options: a mapping is needed"),
+        ({"first_seed": -1}, "--first_seed must be between 0"),
+    ],
+)
+def test_a_section_with_a_wrong_value_is_refused(workspace, capfd, section, message):
+    assert message in refused(capfd, ["ablate", *write({"ablation": section})])
+
+
+def test_null_in_the_section_is_the_default(workspace):
+    assert planned(*write({"ablation": {"output_dir": None, "regime": None}})).output_dir == Path(
+        "runs/ablation/default"
+    )
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_can_be_planned_on_a_machine_without_gpu_and_network(workspace, capfd, preset):
     assert main(["ablate", "--preset", preset, "--dry-run"]) == 0
@@ -135,8 +187,34 @@ def test_preset_files_are_part_of_the_package():
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--samples", "-5"], "--samples must be at least 1, got -5"),
         (["--first_seed", "-1"], "--first_seed must be between 0"),
+        # 2**32 - 8: the last of 8 seeds is 2**32 - 1
+        (["--first_seed", "4294967289"], "--first_seed must be between 0 and 4294967288"),
+        (["--samples", "9" * 400], "--samples must be at most 1000000000000, got a number of 400 digits"),
+        (["--points", "9999999999"], "--points must be at most 1000"),
+        (["--seeds", "2000"], "--seeds must be at most 1000, got 2000"),
+        (["--temperature", "-1"], "--temperature=-1.0: a finite number of at least 0"),
+        (["--temperature", "0"], "--temperature=0 with k=8: greedy"),
+        (["--top_p", "5"], "--top_p=5.0: a share above 0"),
+        (["--steps", "4"], "--steps has no effect without --match steps"),
+        (["--seconds", "4"], "--seconds has no effect without --match seconds"),
+        (["--margin", "0.1"], "--margin has no effect without --until resolved"),
+        (["--max_seeds", "9"], "--max_seeds has no effect without --until resolved"),
+        (["--prepare", "--report"], "--prepare and --report are different things to do"),
+        (["--dry-run", "--report"], "--dry-run and --report are different things to do"),
+        (["--join", "nowhere"], "--join nowhere: there is no such folder"),
+        (["--output_dir", ""], "a folder is needed, got ''"),
+        (["--launcher", "ray", "--launcher_options", '{"num_gpuss": 1}'], "--launcher ray: resources="),
+        (["--logging_strategy", "no"], "logging_strategy=no has no place in the base"),
+        (["--ablation_run", "x"], "ablation_run=x has no place in the base"),
+        (["--vary", "held_out_k=2,4"], "--vary held_out_k: all rows are measured, logged and saved alike"),
+        (["--vary", "save_steps=2,4"], "--vary save_steps: all rows are measured, logged and saved alike"),
+        (["--vary", "push_to_hub=true,false"], "--vary push_to_hub: an ablation has many models"),
+        (["--vary", "num_train_epochs=1,2"], "--vary num_train_epochs: a run ends with its budget"),
+        (["--vary", "=1,2"], "--vary =1,2: FIELD=A,B is needed"),
+        (["--vary", "num_generations=4,7"], "row 'num_generations=7': num_generations=7 does not divide"),
+        (["--vary", "lr_scheduler_type=constant,cosine"], "row 'lr_scheduler_type=cosine': lr_scheduler_type=cosine"),
         (["--jobs", "0"], "--jobs must be at least 1"),
-        (["--margin", "2"], "--margin must be between 0 and 1, got 2"),
+        (["--until", "resolved", "--margin", "2"], "--margin must be between 0 and 1, got 2"),
         (["--design", "tower"], "--design: invalid choice: 'tower'"),
         (["--match", "samples", "--steps", "4"], "--steps has no effect without --match steps"),
         (["--design", "ladder", "--vary", "beta=0,0.1"], "--vary and --design both say which rows there are"),
@@ -146,6 +224,8 @@ def test_preset_files_are_part_of_the_package():
         (["--vary", "seed=1,2"], "--vary seed: it is set by --seeds"),
         (["--regime", "mars"], "--regime mars is unknown. The regimes are default"),
         (["--preset", "arena", "--config", "x.yaml"], "are both a base"),
+        (["--until", "resolved", "--first_seed", "4294967288"], "must be between 0 and 4294967264, for 32 seeds"),
+        (["--until", "resolved", "--margin", "nan"], "--margin must be between 0 and 1, got nan"),
         (["--until", "resolved", "--seeds", "8", "--max_seeds", "4"], "--max_seeds 4 is below the 8 seeds"),
         (["--launcher_options", '{"a": 1}'], "--launcher_options has no effect with --launcher local"),
         (["--launcher_options", "{"], "is not valid JSON"),
@@ -179,6 +259,8 @@ def test_a_folder_of_another_ablation_is_refused(workspace, capfd):
     assert "holds runs of another ablation: GRPO without KL, seed 0 has config.learning_rate" in message
     message = refused(capfd, ["ablate", "--seeds", "1", "--output_dir", "out", "--samples", "512"])
     assert "budgets.samples=16384.0, not 512.0" in message
+    message = refused(capfd, ["ablate", "--seeds", "1", "--output_dir", "out", "--top_p", "0.7"])
+    assert "measuring.top_p=1.0, not 0.7" in message
 
 
 def test_a_file_has_options_of_the_command_in_its_section(workspace, capfd):
@@ -194,3 +276,124 @@ def test_a_file_that_is_no_spec_is_named(workspace, capfd):
     assert main(["ablate", "--prepare", "--seeds", "1", "--output_dir", "out"]) == 0
     Path("out/runs/dapo/seed-0/run.json").write_text(json.dumps({"schema": 99}))
     assert "is not the description of a run" in refused(capfd, ["ablate", "--seeds", "1", "--output_dir", "out"])
+
+
+# ------------------------------------------------------------------------------------------------------- without runs
+
+
+class Fake:
+    """In place of `run_jobs`: each run ends as `how` says, and those that finish leave a result."""
+
+    def __init__(self, how) -> None:
+        self.how, self.asked = how, []
+
+    def __call__(self, jobs, launcher, is_finished, listener=None):
+        self.asked.append([job.name for job in jobs])
+        return [self._end(job) for job in jobs]
+
+    def _end(self, job) -> Outcome:
+        status, right = self.how(job)
+        if status == "finished":
+            spec = read_spec(job.folder)
+            data = DataSet("exact", (Question("0", 1000, right), Question("1", 1000, right)))
+            write_result(job.folder, RunResult(spec.row, spec.seed, {"samples": End(32, 4, 32, 1.0, {"arena": data})}))
+        return Outcome(job, status, 1.0, None if status == "finished" else "it broke")
+
+
+@pytest.fixture
+def fake(workspace, monkeypatch):
+    def install(how) -> Fake:
+        found = Fake(how)
+        monkeypatch.setattr("trl_dapo.ablation.runner.run_jobs", found)
+        return found
+
+    return install
+
+
+TWO = ["ablate", "--vary", "learning_rate=1e-3,1e-4", "--samples", "32", "--output_dir", "out", "--jobs", "1"]
+
+
+def seed_of(job) -> int:
+    return int(job.folder.name.removeprefix("seed-"))
+
+
+def test_seeds_are_added_until_the_most_and_begin_where_asked(fake, capfd):
+    # Differences of +-0.1, which no number of seeds resolves
+    runs = fake(lambda job: ("finished", 500 + 100 * (seed_of(job) % 2) * ("0.0001" in job.name)))
+    more = ["--until", "resolved", "--seeds", "2", "--first_seed", "5", "--max_seeds", "4"]
+    assert main([*TWO, *more]) == 0
+    out = capfd.readouterr().out
+    assert [{name.rsplit(" ", 1)[1] for name in names} for names in runs.asked] == [{"5", "6"}, {"7"}, {"8"}]
+    assert "--max_seeds 4 is reached, and not all differences are resolved." in out
+    assert len(Path("out/commands.txt").read_text().splitlines()) == 8
+
+
+def test_a_run_that_fails_is_tried_once_and_named_once_while_seeds_are_added(fake, capfd):
+    runs = fake(lambda job: ("failed", 0) if "0.0001, seed 0" in job.name else ("finished", 500))
+    assert main([*TWO, "--until", "resolved", "--seeds", "2", "--max_seeds", "4"]) == 1
+    assert sum("learning_rate=0.0001, seed 0" in names for names in runs.asked) == 1
+    assert capfd.readouterr().err.count("failed: learning_rate=0.0001, seed 0: it broke") == 1
+
+
+def test_no_seeds_are_added_for_a_row_of_which_no_run_works(fake, capfd):
+    runs = fake(lambda job: ("failed", 0) if "0.0001" in job.name else ("finished", 500))
+    assert main([*TWO, "--until", "resolved", "--seeds", "2", "--max_seeds", "4"]) == 1
+    assert len(runs.asked) == 1
+    assert "No seeds are added: no run of learning_rate=0.0001 has finished." in capfd.readouterr().out
+
+
+def test_where_all_runs_fail_they_are_named(fake, capfd):
+    fake(lambda job: ("failed", 0))
+    assert main([*TWO, "--seeds", "1"]) == 1
+    assert "failed: learning_rate=0.0001, seed 0: it broke" in capfd.readouterr().err
+    assert not Path("out/report").exists()
+
+
+def test_stopped_while_seeds_are_added_says_how_many_runs_are_finished(fake, capfd):
+    fake(lambda job: ("stopped", 0) if seed_of(job) > 1 else ("finished", 500))
+    assert main([*TWO, "--until", "resolved", "--seeds", "2", "--max_seeds", "4"]) == 130
+    assert "Stopped: 4 runs are finished. The same command goes on." in capfd.readouterr().out
+
+
+def test_a_report_alone_is_of_the_folder_that_the_same_words_write_to(fake, capfd):
+    fake(lambda job: ("finished", 500))
+    assert main(["ablate", "--seeds", "1"]) == 0
+    assert main(["ablate", "--report"]) == 0
+    assert "Report: runs/ablation/default/report/index.html" in capfd.readouterr().out
+    assert not Path("runs/ablation/report").exists()
+
+
+def test_a_base_says_what_is_not_used_of_it(fake, capfd):
+    fake(lambda job: ("finished", 500))
+    assert main([*TWO, "--seeds", "1", *write({"seed": 7})]) == 0
+    assert "note: seed of the base is not used: --first_seed" in capfd.readouterr().err
+
+
+def test_a_launcher_that_is_missing_is_named_before_anything_is_written(workspace, capfd, monkeypatch):
+    for package, launcher in {"ray": "ray", "submitit": "slurm"}.items():
+        monkeypatch.setitem(sys.modules, package, None)
+        message = refused(capfd, [*TWO, "--launcher", launcher])
+        assert f"--launcher {launcher}: The {launcher} launcher needs {package}" in message
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "matplotlib is missing, and the report needs it" in refused(capfd, TWO)
+
+
+def test_files_of_a_folder_are_written_whole(workspace, capfd, monkeypatch):
+    assert main([*TWO, "--seeds", "1", "--prepare"]) == 0
+    before = {path: path.read_text() for path in Path("out").rglob("*") if path.is_file()}
+    place = "out"
+
+    write_text = Path.write_text
+
+    def full(self, data, **kwargs):
+        if self.parts[0] != place:
+            return write_text(self, data, **kwargs)
+        with self.open("w") as file:
+            file.write(data[:4])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert "cannot be written to: No space left on device" in refused(capfd, [*TWO, "--seeds", "1", "--prepare"])
+    assert {path: path.read_text() for path in before} == before
+    place = "/"  # of the configs that are checked
+    assert "Set TMPDIR to another folder" in refused(capfd, [*TWO, "--seeds", "1", "--dry-run"])

@@ -55,10 +55,12 @@ def _commit() -> str | None:
     """Returns the commit of this package's repository, with a mark where files differ from it."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
+        # An installed package may lie in the folder of another repository
+        tracked = subprocess.run([*git, "ls-files", Path(__file__).name], capture_output=True, text=True, timeout=10)
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
         changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    if commit.returncode:
+    if commit.returncode or not tracked.stdout.strip():
         return None
     return commit.stdout.strip()[:12] + (" (with changes)" if changed.stdout.strip() else "")

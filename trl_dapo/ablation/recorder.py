@@ -103,6 +103,8 @@ class Recorder(TrainerCallback, ExportableState):
             self._measure_ends(reached)
         if len(self.ends) == len(self._spec.budgets):
             control.should_training_stop = True
+            # From a checkpoint of its last step, a run would train one step more
+            control.should_save = False
         elif self._is_point_due(spent):
             self._measure_on_the_way()
         self._mark = time.perf_counter()
@@ -121,6 +123,10 @@ class Recorder(TrainerCallback, ExportableState):
 
     def on_save(self, args, state, control, **kwargs) -> None:
         """Leaves the time that a checkpoint takes out of the seconds."""
+        self._mark = time.perf_counter()
+
+    def on_evaluate(self, args, state, control, **kwargs) -> None:
+        """Leaves the time that the trainer's own evaluation takes out of the seconds."""
         self._mark = time.perf_counter()
 
     # What was spent

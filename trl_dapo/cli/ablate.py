@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from trl_dapo.ablation.designs import DESIGNS
 
+from .ablate_defaults import LARGEST, MARGIN, MAX_SEEDS, MOST_SEED, OUTPUT_DIR, SEEDS
 from .config_file import read_config_file, split_config_flag
 from .errors import UsageError, one_line
 from .folders import check_folder
@@ -23,9 +24,6 @@ PRESETS = ("arena", "gsm8k-0.5b-12gb", "dapo-math-1.5b-24gb", "paper-32b")
 MATCHES = ("samples", "steps", "seconds")
 LAUNCHERS = ("local", "slurm", "ray")
 SECTION = "ablation"  # of a YAML file: options of this command
-OUTPUT_DIR = Path("runs/ablation")
-SEEDS, MARGIN, MAX_SEEDS = 8, 0.02, 32
-MOST_SEED = 2**32
 
 
 def make_parser(prog: str = "trl-dapo ablate") -> argparse.ArgumentParser:
@@ -90,8 +88,8 @@ def _add_budget(group: Any) -> None:
         choices=["resolved"],
         help="Add seeds until each row's difference to the one before is resolved, or is shown to be within --margin.",
     )
-    group.add_argument("--margin", type=float, default=MARGIN, help=f"Differences that are nothing ({MARGIN}).")
-    group.add_argument("--max_seeds", type=int, default=MAX_SEEDS, help=f"With --until: most seeds ({MAX_SEEDS}).")
+    group.add_argument("--margin", type=float, help=f"With --until: differences that are nothing ({MARGIN}).")
+    group.add_argument("--max_seeds", type=int, help=f"With --until: most seeds ({MAX_SEEDS}).")
 
 
 def _add_measuring(group: Any) -> None:
@@ -102,7 +100,7 @@ def _add_measuring(group: Any) -> None:
 
 
 def _add_starting(group: Any) -> None:
-    group.add_argument("--output_dir", type=Path, help=f"Folder of the runs and the report ({OUTPUT_DIR}).")
+    group.add_argument("--output_dir", type=_folder, help=f"Folder of the runs and the report ({OUTPUT_DIR}).")
     group.add_argument("--jobs", type=int, help="Runs at a time (default: 1; the built-in task: one per core).")
     group.add_argument("--launcher", choices=LAUNCHERS, default="local", help="Where runs start (default: local).")
     group.add_argument(
@@ -154,9 +152,17 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any], list[str
     section = base.pop(SECTION, {})
     if not isinstance(section, Mapping):
         raise UsageError(f"{SECTION} in the file is {section!r}: a mapping of options of this command is needed.")
+    section = {name: value for name, value in section.items() if not _gives_way(name, known)}
     options, words = parser.parse_known_args([*_words(section, parser), *argv])
     _check(options)
     return options, base, words
+
+
+def _gives_way(name: str, written: argparse.Namespace) -> bool:
+    """Whether an option of the file contradicts those on the command line, which win."""
+    if name in ("design", "vary"):
+        return bool(written.design or written.vary)
+    return name in MATCHES and bool(written.match) and name not in written.match
 
 
 def preset_file(name: str) -> Path:
@@ -172,33 +178,38 @@ def _preset(name: str) -> dict[str, Any]:
 
 def _words(section: Mapping[str, Any], parser: argparse.ArgumentParser) -> list[str]:
     """Returns a file's options as words, which flags behind them override."""
-    known = {action.dest for action in parser._actions}
+    known = {action.dest: action for action in parser._actions}
     words: list[str] = []
     for name, value in section.items():
         if name not in known or name in ("config", "preset", "compare", "help"):
             raise UsageError(f"{SECTION}: {name!r} is no option of `trl-dapo ablate`. See `trl-dapo ablate --help`.")
-        if isinstance(value, bool):
-            words += [f"--{name}"] if value else []
-        elif isinstance(value, list):
-            words += [f"--{name}", *map(str, value)]
-        else:
-            words += [f"--{name}", json.dumps(value) if isinstance(value, Mapping) else str(value)]
+        if value is not None:
+            words += _option_words(known[name], value)
     return words
 
 
+def _option_words(action: argparse.Action, value: Any) -> list[str]:
+    name, is_flag = action.dest, action.nargs == 0
+    takes_several = action.nargs == "+" or isinstance(action, argparse._AppendAction)
+    is_mapping = isinstance(value, Mapping)
+    if isinstance(value, bool) != is_flag or is_mapping != (name == "launcher_options"):
+        needed = "true or false" if is_flag else "a mapping" if name == "launcher_options" else "a text or number"
+        raise UsageError(f"{SECTION}: {name}: {needed} is needed, got {value!r}.")
+    if isinstance(value, list):
+        if not takes_several or not all(isinstance(one, (str, int, float)) for one in value):
+            needed = "a list of texts or numbers" if takes_several else "one value"
+            raise UsageError(f"{SECTION}: {name}: {needed} is needed, got {value!r}.")
+        if action.nargs == "+":
+            return [f"--{name}", *map(str, value)]
+        return [f"--{name}={one}" for one in value]
+    if is_flag:
+        return [f"--{name}"] if value else []
+    return [f"--{name}={json.dumps(value) if is_mapping else value}"]
+
+
 def _check(options: argparse.Namespace) -> None:
-    for name in ("samples", "steps", "seeds", "jobs", "max_seeds", "points_k"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} must be at least 1, got {value}.")
-    if options.points < 0:
-        raise UsageError(f"--points must not be negative, got {options.points}.")
-    if not 0 <= options.first_seed <= MOST_SEED - (options.seeds or SEEDS):
-        raise UsageError(f"--first_seed must be between 0 and {MOST_SEED - 1}, got {options.first_seed}.")
-    if options.seconds is not None and not 0 < options.seconds < math.inf:
-        raise UsageError(f"--seconds must be above 0 and finite, got {options.seconds:g}.")
-    if not 0 < options.margin < 1:
-        raise UsageError(f"--margin must be between 0 and 1, got {options.margin:g}.")
+    _check_actions(options)
+    _check_numbers(options)
     if options.vary and options.design:
         raise UsageError("--vary and --design both say which rows there are. Give one of them.")
     if options.until and options.max_seeds < (options.seeds or SEEDS):
@@ -209,12 +220,61 @@ def _check(options: argparse.Namespace) -> None:
     if options.launcher == "local" and options.launcher_options:
         raise UsageError("--launcher_options has no effect with --launcher local. Leave it out.")
     for match in MATCHES:
-        if getattr(options, match) is not None and options.match and match not in options.match:
+        if getattr(options, match) is not None and match not in (options.match or ["samples"]):
             raise UsageError(f"--{match} has no effect without --match {match}. Add it, or leave --{match} out.")
     try:
         check_folder("--output_dir", str(options.output_dir or OUTPUT_DIR))
     except ValueError as error:
         raise UsageError(one_line(error)) from error
+
+
+def _check_actions(options: argparse.Namespace) -> None:
+    asked = [name for name in ("dry_run", "prepare", "report", "compare") if getattr(options, name)]
+    if len(asked) > 1:
+        raise UsageError(
+            f"--{asked[0].replace('_', '-')} and --{asked[1]} are different things to do. Give one of them."
+        )
+    missing = next((folder for folder in options.join if not folder.is_dir()), None)
+    if missing is not None:
+        raise UsageError(f"--join {missing}: there is no such folder. Name a folder of results.")
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    for name, default in {"margin": MARGIN, "max_seeds": MAX_SEEDS}.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+        elif not options.until:
+            raise UsageError(f"--{name} has no effect without --until resolved. Add it, or leave --{name} out.")
+    for name in ("samples", "steps", "seeds", "jobs", "max_seeds", "points_k"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} must be at least 1, got {value}.")
+    if options.points < 0:
+        raise UsageError(f"--points must not be negative, got {options.points}.")
+    if options.seconds is not None and not 0 < options.seconds < math.inf:
+        raise UsageError(f"--seconds must be above 0 and finite, got {options.seconds:g}.")
+    for name, largest in LARGEST.items():
+        if (getattr(options, name) or 0) > largest:
+            raise UsageError(f"--{name} must be at most {largest}, got {_short(getattr(options, name))}.")
+    seeds = options.max_seeds if options.until else options.seeds or SEEDS
+    if not 0 <= options.first_seed <= MOST_SEED - seeds:
+        raise UsageError(
+            f"--first_seed must be between 0 and {MOST_SEED - seeds}, for {seeds} seeds from there on, got "
+            f"{_short(options.first_seed)}."
+        )
+    if not 0 < options.margin < 1:
+        raise UsageError(f"--margin must be between 0 and 1, got {options.margin:g}.")
+
+
+def _short(number: float) -> str:
+    digits = str(number)
+    return digits if len(digits) < 30 else f"a number of {len(digits)} digits"
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("a folder is needed, got ''")
+    return Path(text)
 
 
 def _mapping(text: str) -> dict[str, Any]:

@@ -19,26 +19,20 @@ from trl_dapo.ablation.results import RowOfRun
 from trl_dapo.ablation.run_spec import Measuring, RunSpec
 from trl_dapo.arena import REGIMES
 from trl_dapo.dapo.toggles import GOVERNED, RELIANT, TOGGLES
-from trl_dapo.evaluation.settings import TEMPERATURE, TOP_P
+from trl_dapo.evaluation.settings import TEMPERATURE, TOP_P, Protocol
 
-from .ablate import MARGIN, OUTPUT_DIR, SEEDS
+from .ablate_budget import DEFAULT_REGIME, Rollout, budgets_of, check_schedule, most_steps, running_fields
+from .ablate_defaults import MARGIN, OUTPUT_DIR, SEEDS
 from .arena_defaults import is_arena_run
 from .commands import ABLATE_RUN
-from .errors import UsageError
+from .errors import UsageError, one_line
 from .launch import Plan, plan
 from .script import make_parser
-from .starts import CONSTANT
 
 
-DEFAULT_REGIME = "default"
-# Of the built-in task in its default regime, as in the demo: completions of a run, and the steps in which DAPO
-# generates about as many
-ARENA_BUDGETS = {"samples": 16384, "steps": 512, "seconds": 30.0}
 ARENA_MEASURING = {"held_out": ["arena"], "held_out_size": 225, "held_out_k": 8}
 ARENA_BATCH = 512  # completions sampled at once
-SAVES = 8  # checkpoints of a run, of which the last is kept
-# Without a budget of steps or completions, the budget of seconds ends the run
-ENDLESS = 10**9
+MOST_RUNS = 10_000
 
 REFUSED = {
     "resume_from_checkpoint": "runs go on from their own checkpoints",
@@ -47,7 +41,11 @@ REFUSED = {
     "save_only_model": "a run that was stopped goes on from its checkpoint",
     "held_out_every": "runs are measured when a budget is spent, and at --points on the way",
     "num_train_epochs": "a run ends with its budget: give --samples or --steps",
+    "ablation_run": "each run has its own",
+    "dry_run": "--dry-run of `trl-dapo ablate` says it",
 }
+# Fields that say nothing about how a run trains
+PASSING = ("output_dir", "ablation_run", "save_steps", "save_strategy", "save_total_limit", "report_to", "env")
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,12 @@ class Ablation:
             Where everything goes.
         regime (`str`, *optional*):
             The built-in task's regime.
+        keep_models (`bool`):
+            Whether the last policy of each run is saved.
         notes (`tuple[str, ...]`):
             What the user should know.
+        own (`dict[str, dict[str, Any]]`):
+            Fields that only one row has besides its changes, by the row's key.
     """
 
     designs: tuple[Design, ...]
@@ -103,6 +105,7 @@ class Ablation:
     regime: str | None = None
     keep_models: bool = False
     notes: tuple[str, ...] = field(default=())
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def runs(self, seeds: Sequence[int]) -> list[PlannedRun]:
         """Returns the runs of these seeds, seed by seed, so that pairs are complete early."""
@@ -110,7 +113,7 @@ class Ablation:
 
     def _run(self, position: int, row: Row, seed: int) -> PlannedRun:
         folder = self.output_dir / "runs" / row.key / f"seed-{seed}"
-        config = row_config(self.base, row, seed, folder)
+        config = row_config({**self.base, **self.own.get(row.key, {})}, row, seed, folder)
         spec = RunSpec(
             row=RowOfRun(row.key, row.name, dict(row.changes), position),
             seed=seed,
@@ -142,8 +145,7 @@ def row_config(base: Mapping[str, Any], row: Row, seed: int, folder: Path) -> di
 
 def lasting(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields that a result depends on."""
-    passing = ("output_dir", "ablation_run", "save_steps", "save_strategy", "save_total_limit", "report_to", "env")
-    return {name: value for name, value in config.items() if name not in passing}
+    return {name: value for name, value in config.items() if name not in PASSING}
 
 
 def plan_ablation(options: argparse.Namespace, base: Mapping[str, Any], words: Sequence[str]) -> Ablation:
@@ -156,7 +158,7 @@ def plan_ablation(options: argparse.Namespace, base: Mapping[str, Any], words: S
     given, launch_words = make_parser(ABLATE_RUN).written_values(list(words))
     values = {**base, **given}
     notes = _check_base(values)
-    on_arena = is_arena_run({name: values.get(name) for name in ("model_name_or_path", "datasets", "dataset_name")})
+    on_arena = _is_arena(values)
     regime = _regime(options, on_arena)
     values = _filled(values, on_arena, regime)
     designs = _designs(options, values, regime)
@@ -166,13 +168,19 @@ def plan_ablation(options: argparse.Namespace, base: Mapping[str, Any], words: S
     # Another machine may have the GPUs that this one lacks
     elsewhere = options.dry_run or options.prepare or options.launcher != "local"
     also = ["--dry_run", "true"] if elsewhere else []
-    with tempfile.TemporaryDirectory() as folder:
+    with _scratch() as folder:
         first = _planned(values, designs[0].rows[0], Path(folder), launch_words, also)
-        budgets = _budgets(options, values, first, regime)
-        values = {**values, **_running_fields(values, budgets, first)}
+        budgets = budgets_of(options, values, first.arguments.training_args, regime)
         rows = tuple({row.key: row for design in designs for row in design.rows}.values())
+        rollouts = {}
         for row in rows:
-            _planned(values, row, Path(folder), launch_words, also)
+            args = _planned(values, row, Path(folder), launch_words, also).arguments.training_args
+            check_schedule(row.name, args, list(budgets))
+            rollouts[row.key] = Rollout.of(args)
+        max_steps = most_steps(budgets, list(rollouts.values()))
+        own = {key: running_fields(values, max_steps, one) for key, one in rollouts.items()}
+        for row in rows:
+            _planned({**values, **own[row.key]}, row, Path(folder), launch_words, also)
     return Ablation(
         designs=tuple(designs),
         budgets=budgets,
@@ -182,16 +190,42 @@ def plan_ablation(options: argparse.Namespace, base: Mapping[str, Any], words: S
         words=tuple(launch_words),
         processes=first.processes,
         output_dir=options.output_dir or _output_dir(options, base, regime),
+        own=own,
         regime=regime,
         keep_models=options.keep_models,
         notes=tuple(notes),
     )
 
 
+def _scratch() -> tempfile.TemporaryDirectory:
+    try:
+        return tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise UsageError(f"No temporary folder: {one_line(error)}. Set TMPDIR to one that can be written.") from error
+
+
+def report_dir(options: argparse.Namespace, base: Mapping[str, Any], words: Sequence[str]) -> Path:
+    """Returns the folder that the same words without `--report` write to."""
+    if options.output_dir is not None:
+        return options.output_dir
+    on_arena = _is_arena({**base, **make_parser(ABLATE_RUN).written_values(list(words))[0]})
+    return _output_dir(options, base, _regime(options, on_arena))
+
+
+def _is_arena(values: Mapping[str, Any]) -> bool:
+    return is_arena_run({name: values.get(name) for name in ("model_name_or_path", "datasets", "dataset_name")})
+
+
 def _check_base(values: dict[str, Any]) -> list[str]:
     for name, why in REFUSED.items():
         if values.get(name) not in (None, False):
             raise UsageError(f"{name}={values[name]} has no place in the base of an ablation: {why}. Leave it out.")
+    logging = getattr(values.get("logging_strategy"), "value", values.get("logging_strategy"))
+    if logging not in (None, "steps"):
+        raise UsageError(
+            f"logging_strategy={logging} has no place in the base of an ablation: curves and checks are made of the "
+            "logs of each rollout. Leave it out."
+        )
     notes = []
     for name, instead in {"seed": "--first_seed", "output_dir": "--output_dir"}.items():
         if values.pop(name, None) is not None:
@@ -225,7 +259,9 @@ def _filled(values: dict[str, Any], on_arena: bool, regime: str | None) -> dict[
 
 def _designs(options: argparse.Namespace, values: dict[str, Any], regime: str | None) -> list[Design]:
     if options.vary:
-        return [vary(_varied(options.vary, values))]
+        found = _varied(options.vary, values)
+        _check_size(math.prod(map(len, found.values())), options)
+        return [vary(found)]
     named = [make_design(name) for name in dict.fromkeys(options.design)]
     one = None if regime is None else REGIMES[regime].technique
     own = make_design("ladder") if one is None else comparison(one, REGIMES[str(regime)].others)
@@ -246,7 +282,7 @@ def _varied(asked: Sequence[str], values: Mapping[str, Any]) -> dict[str, list[A
     found: dict[str, list[Any]] = {}
     for text in asked:
         name, mark, listed = text.partition("=")
-        if not mark or not listed or name in found:
+        if not mark or not listed or not name or name.startswith("-") or name in found:
             raise UsageError(f"--vary {text}: FIELD=A,B is needed, each field once.")
         parser = make_parser(ABLATE_RUN)
         typed = []
@@ -260,81 +296,56 @@ def _varied(asked: Sequence[str], values: Mapping[str, Any]) -> dict[str, list[A
             typed.append(written[name])
         if len(set(map(str, typed))) < len(typed):
             raise UsageError(f"--vary {text}: a value is there twice.")
-        if name in ("seed", "output_dir", "max_steps"):
-            raise UsageError(f"--vary {name}: it is set by --seeds, --output_dir and the budget. Vary another field.")
+        _check_varied(name)
         found[name] = typed
     return found
+
+
+def _check_varied(name: str) -> None:
+    if name in ("seed", "output_dir", "max_steps"):
+        raise UsageError(f"--vary {name}: it is set by --seeds, --output_dir and the budget. Vary another field.")
+    if name in REFUSED:
+        raise UsageError(f"--vary {name}: {REFUSED[name]}. Vary another field.")
+    if name in PASSING or name.startswith(("held_out", "logging_", "eval_")):
+        raise UsageError(
+            f"--vary {name}: all rows are measured, logged and saved alike, so that they can be compared. Vary a "
+            "field of the training."
+        )
 
 
 def _planned(values: Mapping[str, Any], row: Row, folder: Path, words: Sequence[str], also: Sequence[str]) -> Plan:
     """Returns a row's run, checked as `trl-dapo dapo` checks it; a mistake names the row."""
     file = folder / "config.yaml"
-    file.write_text(yaml.safe_dump(row_config(values, row, 0, folder)), encoding="utf-8")
+    try:
+        file.write_text(yaml.safe_dump(row_config(values, row, 0, folder)), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written to: {error.strerror}. Set TMPDIR to another folder.") from error
     try:
         return plan(ABLATE_RUN, ["--config", str(file), *words], "trl-dapo ablate", also)
     except UsageError as error:
         raise UsageError(f"row {row.name!r}: {error}") from error
 
 
-def _budgets(
-    options: argparse.Namespace, values: Mapping[str, Any], first: Plan, regime: str | None
-) -> dict[str, float]:
-    args = first.arguments.training_args
-    matches = list(dict.fromkeys(options.match or ["samples"]))
-    _check_schedule(args, matches)
-    if regime is None:
-        steps = values.get("max_steps") or 0
-        rollouts = steps / max(1.0, args.updates_between_generations)
-        defaults = {"steps": steps, "samples": rollouts * args.generation_batch_size}
-    else:
-        own = REGIMES[regime].completions
-        defaults = ARENA_BUDGETS if regime == DEFAULT_REGIME else {**ARENA_BUDGETS, "samples": own}
-    budgets: dict[str, float] = {}
-    for match in matches:
-        asked = getattr(options, match)
-        value = asked or defaults.get(match)
-        if not value:
-            raise UsageError(
-                f"--{match} is missing: --match {match} needs a budget. Give it, or max_steps in the base."
-            )
-        budgets[match] = float(value)
-    return budgets
-
-
-def _check_schedule(args: Any, matches: Sequence[str]) -> None:
-    schedule = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
-    if schedule not in CONSTANT and matches != ["steps"]:
+def _check_size(rows: int, options: argparse.Namespace) -> None:
+    runs = rows * (options.seeds or SEEDS)
+    if runs > MOST_RUNS:
         raise UsageError(
-            f"lr_scheduler_type={schedule} decays over the steps of a run, and with --match {' '.join(matches)} rows "
-            "have different numbers of steps. Use constant_with_warmup, or --match steps."
+            f"--vary and --seeds: {rows} rows with {options.seeds or SEEDS} seeds are {runs} runs, and at most "
+            f"{MOST_RUNS} are planned. Vary fewer fields, or lower --seeds."
         )
 
 
-def _running_fields(values: Mapping[str, Any], budgets: Mapping[str, float], first: Plan) -> dict[str, Any]:
-    """Returns the fields that make a run end with its budgets, log each rollout and go on after it was killed."""
-    args = first.arguments.training_args
-    rollout_steps = max(1, math.ceil(args.updates_between_generations))
-    most = [ENDLESS] if "seconds" in budgets else []
-    if "samples" in budgets:
-        # Each rollout generates at least one batch
-        most.append(math.ceil(budgets["samples"] / args.generation_batch_size) * rollout_steps)
-    if "steps" in budgets:
-        most.append(math.ceil(budgets["steps"]))
-    max_steps = max(most)
-    defaults: dict[str, Any] = {
-        "logging_steps": float(rollout_steps),
-        "report_to": "none",
-        "disable_tqdm": True,
-        "eval_strategy": "no",
-        "save_total_limit": 1,
-    }
-    if "save_steps" not in values and values.get("save_strategy", "steps") == "steps":
-        defaults["save_strategy"] = "steps"
-        defaults["save_steps"] = float(max(1, math.ceil(min(max_steps, ENDLESS // 1000) / SAVES)))
-    return {**{name: value for name, value in defaults.items() if name not in values}, "max_steps": max_steps}
-
-
 def _measuring(options: argparse.Namespace, first: Plan, on_arena: bool) -> Measuring:
+    found = _measuring_of(options, first, on_arena)
+    for k in (found.k, found.k_on_the_way):
+        try:
+            Protocol(k=k, temperature=found.temperature, top_p=found.top_p)
+        except ValueError as error:
+            raise UsageError(f"--{one_line(error)}") from error
+    return found
+
+
+def _measuring_of(options: argparse.Namespace, first: Plan, on_arena: bool) -> Measuring:
     return Measuring(
         k=first.arguments.script_args.held_out_k,
         temperature=TEMPERATURE if options.temperature is None else options.temperature,
@@ -367,4 +378,13 @@ def seeds_of(options: argparse.Namespace) -> list[int]:
     return list(range(options.first_seed, options.first_seed + (options.seeds or SEEDS)))
 
 
-__all__ = ["MARGIN", "Ablation", "PlannedRun", "jobs_at_once", "plan_ablation", "row_config", "seeds_of"]
+__all__ = [
+    "MARGIN",
+    "Ablation",
+    "PlannedRun",
+    "jobs_at_once",
+    "plan_ablation",
+    "report_dir",
+    "row_config",
+    "seeds_of",
+]

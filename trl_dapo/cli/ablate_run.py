@@ -23,7 +23,7 @@ from trl_dapo.ablation.run_spec import RunSpec, read_spec
 from trl_dapo.arena import REGIMES, held_out_dataset, load_warm_start, train_dataset
 from trl_dapo.arena.settings import TRAINING_PROMPTS
 
-from .ablate_plan import DEFAULT_REGIME
+from .ablate_budget import DEFAULT_REGIME
 from .arguments import Arguments
 from .commands import ABLATE_RUN
 from .config_file import read_config_file, split_config_flag

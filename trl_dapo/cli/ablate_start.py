@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,10 @@ from trl_dapo.ablation.designs import Design, Row
 from trl_dapo.ablation.jobs import Job, Outcome
 from trl_dapo.ablation.manifest import merged_manifest, read_manifest, write_manifest
 from trl_dapo.ablation.results import ResultError, RunResult, find_results, read_result
-from trl_dapo.ablation.run_spec import RUN, read_spec, write_spec
+from trl_dapo.ablation.run_spec import RUN, RunSpec, read_spec, write_spec
 from trl_dapo.arena import REGIMES
 
-from .ablate import OUTPUT_DIR
-from .ablate_plan import Ablation, PlannedRun, jobs_at_once, plan_ablation, seeds_of
+from .ablate_plan import Ablation, PlannedRun, jobs_at_once, plan_ablation, report_dir, seeds_of
 from .errors import UsageError, one_line
 from .folders import check_folder
 
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace, base: Mapping[str, Any], words: Sequence[st
     if not (options.dry_run or options.prepare):
         _check_packages()
     if options.report:
-        return report_folder(options.output_dir or OUTPUT_DIR, options)
+        return report_folder(report_dir(options, base, words), options)
     ablation = plan_ablation(options, base, words)
     seeds = seeds_of(options)
     runs = ablation.runs(seeds)
@@ -43,19 +43,25 @@ def run(options: argparse.Namespace, base: Mapping[str, Any], words: Sequence[st
     if options.dry_run:
         _print_plan(options, ablation, runs)
         return 0
+    for note in ablation.notes:
+        print(f"note: {note}", file=sys.stderr)
+    # Before anything is written: it may be missing
+    launcher = None if options.prepare else _launcher(options, ablation)
     _prepare(ablation, runs)
     if options.prepare:
         print(f"{len(runs)} runs are in {ablation.output_dir}. Each starts with its line of commands.txt there.")
         return 0
-    return _start(options, ablation, seeds)
+    return _start(options, ablation, seeds, launcher)
 
 
-def _start(options: argparse.Namespace, ablation: Ablation, seeds: list[int]) -> int:
-    outcomes: list[Outcome] = []
+def _start(options: argparse.Namespace, ablation: Ablation, seeds: list[int], launcher: Any) -> int:
+    outcomes: dict[Path, Outcome] = {}
     while True:
-        outcomes += _run_all(options, ablation, ablation.runs(seeds))
-        if any(one.status == "stopped" for one in outcomes):
-            done = sum(one.status in ("finished", "skipped") for one in outcomes)
+        # A run that failed is not tried again for each seed that is added
+        left = [one for one in ablation.runs(seeds) if one.folder not in outcomes]
+        outcomes |= {one.job.folder: one for one in _run_all(ablation, left, launcher)}
+        if any(one.status == "stopped" for one in outcomes.values()):
+            done = sum(one.status in ("finished", "skipped") for one in outcomes.values())
             print(f"Stopped: {done} runs are finished. The same command goes on.")
             return INTERRUPTED
         more = _seeds_to_add(options, ablation, seeds)
@@ -65,11 +71,13 @@ def _start(options: argparse.Namespace, ablation: Ablation, seeds: list[int]) ->
         runs = ablation.runs(seeds)
         _check_folders(ablation, runs)
         _prepare(ablation, runs)
+    for one in outcomes.values():
+        if one.status == "failed":
+            print(f"failed: {one.job.name}: {one.reason} ({one.job.folder / 'log.txt'})", file=sys.stderr)
+    if all(one.status == "failed" for one in outcomes.values()):
+        return FAILED
     code = report_folder(ablation.output_dir, options)
-    failed = [one for one in outcomes if one.status == "failed"]
-    for one in failed:
-        print(f"failed: {one.job.name}: {one.reason} ({one.job.folder / 'log.txt'})", file=sys.stderr)
-    return FAILED if failed else code
+    return FAILED if any(one.status == "failed" for one in outcomes.values()) else code
 
 
 # Before runs start
@@ -92,15 +100,20 @@ def _check_folders(ablation: Ablation, runs: Sequence[PlannedRun]) -> None:
         if not (one.folder / RUN).is_file():
             continue
         try:
-            there = read_spec(one.folder).fingerprint
+            there = read_spec(one.folder)
         except ValueError as error:
             raise UsageError(f"--output_dir {ablation.output_dir}: {one_line(error)}. Name another folder.") from error
-        changed = _difference(there, json.loads(json.dumps(one.spec.fingerprint)))
+        changed = _difference(_described(there), _described(one.spec))
         if changed is not None:
             raise UsageError(
                 f"--output_dir {ablation.output_dir} holds runs of another ablation: {one.name} has {changed}. Name "
                 "another folder."
             )
+
+
+def _described(spec: RunSpec) -> dict[str, Any]:
+    """Returns what a run is and how it is measured, as JSON has it."""
+    return json.loads(json.dumps({**spec.fingerprint, "measuring": asdict(spec.measuring)}))
 
 
 def _difference(there: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str | None:
@@ -121,15 +134,20 @@ def _prepare(ablation: Ablation, runs: Sequence[PlannedRun]) -> None:
     try:
         for one in runs:
             one.folder.mkdir(parents=True, exist_ok=True)
-            (one.folder / "config.yaml").write_text(
-                yaml.safe_dump(dict(one.config), sort_keys=False), encoding="utf-8"
-            )
+            _write(one.folder / "config.yaml", yaml.safe_dump(dict(one.config), sort_keys=False))
             write_spec(one.folder, one.spec)
         write_manifest(ablation.output_dir, merged_manifest(ablation.output_dir, _manifest(ablation)))
         lines = [shlex.join(ablation.command(one)) for one in runs]
-        (ablation.output_dir / "commands.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        _write(ablation.output_dir / "commands.txt", "\n".join(lines) + "\n")
     except OSError as error:
         raise UsageError(f"--output_dir {ablation.output_dir} cannot be written to: {error.strerror}.") from error
+
+
+def _write(file: Path, text: str) -> None:
+    """Writes a file, whole or not at all: another command may have started a run that reads it now."""
+    part = file.with_name(f"{file.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
 
 
 def _print_plan(options: argparse.Namespace, ablation: Ablation, runs: Sequence[PlannedRun]) -> None:
@@ -156,16 +174,12 @@ def _changes(row: Row) -> str:
 # Runs
 
 
-def _run_all(options: argparse.Namespace, ablation: Ablation, runs: Sequence[PlannedRun]) -> list[Outcome]:
+def _run_all(ablation: Ablation, runs: Sequence[PlannedRun], launcher: Any) -> list[Outcome]:
     from trl_dapo.ablation.display import shown
     from trl_dapo.ablation.runner import run_jobs
 
     threads = {"OMP_NUM_THREADS": "1"} if ablation.regime is not None else {}
     jobs = [Job(one.name, ablation.command(one), one.folder, threads) for one in runs]
-    try:
-        launcher = _launcher(options, ablation)
-    except ValueError as error:
-        raise UsageError(f"--launcher {options.launcher}: {one_line(error)}") from error
     with shown(_console()) as listener:
         return run_jobs(jobs, launcher, _is_finished, listener)
 
@@ -178,6 +192,13 @@ def _console() -> Any:
 
 
 def _launcher(options: argparse.Namespace, ablation: Ablation) -> Any:
+    try:
+        return _launcher_of(options, ablation)
+    except ValueError as error:
+        raise UsageError(f"--launcher {options.launcher}: {one_line(error)}") from error
+
+
+def _launcher_of(options: argparse.Namespace, ablation: Ablation) -> Any:
     from trl_dapo.ablation.launchers import LocalLauncher, RayLauncher, SlurmLauncher
 
     if options.launcher == "slurm":
@@ -204,6 +225,11 @@ def _seeds_to_add(options: argparse.Namespace, ablation: Ablation, seeds: Sequen
     found = find_results(ablation.output_dir / "runs").runs
     for line in (state := state_of(found, ablation.designs, list(ablation.budgets), options.margin)).lines:
         print(line)
+    dead = {one.key for one in ablation.rows} - {one.row.key for one in found}
+    if state.is_open and dead:
+        names = ", ".join(one.name for one in ablation.rows if one.key in dead)
+        print(f"No seeds are added: no run of {names} has finished.")
+        return []
     if not state.is_open or len(seeds) >= options.max_seeds:
         if state.is_open:
             print(f"--max_seeds {options.max_seeds} is reached, and not all differences are resolved.")
