@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from scipy.stats import ttest_ind
 
-from ablation_runs import made_run, with_scores
+from ablation_runs import made_run, made_runs, with_scores
 from trl_dapo.ablation import statistics
+from trl_dapo.ablation.designs import make_design
 from trl_dapo.ablation.report import write_report
 from trl_dapo.ablation.report.archive import ArchiveError
 from trl_dapo.ablation.report.compare import compare
@@ -44,6 +45,17 @@ def test_seeds_that_agree_have_no_interval(tmp_path, seeds):
     found = compare(report(tmp_path / "a", [[2], [2]]), report(tmp_path / "b", [[3], [3]], seeds=seeds))
     assert line_of(found)[5:7] == ["+12.5", "–"]
     assert line_of(found)[8] == "equal seeds: no interval"
+
+
+def test_rows_stand_in_the_order_of_the_tables_and_not_of_the_runs(tmp_path):
+    ladder = make_design("ladder")
+    write_report(tmp_path, made_runs(seeds=2, points=0)[::-1], [ladder], ["samples"], title="Ladder")
+    found = [
+        line.split(" | ")[0].strip("| ") for line in compare(tmp_path, tmp_path).splitlines() if line[:3] != "| -"
+    ]
+    assert [name for name in found if name in {row.name for row in ladder.rows}] == 2 * [
+        row.name for row in ladder.rows
+    ]
 
 
 def test_other_seeds_have_welchs_interval(tmp_path):

@@ -567,3 +567,9 @@ def test_a_completion_of_a_million_characters_is_shortened(tmp_path):
     found = report(tmp_path, [run])
     assert "997,000 more characters" in found["index.html"]
     assert len(found["index.html"]) < 200_000
+
+
+def test_configs_stand_in_the_order_of_the_tables_and_not_of_the_runs(tmp_path):
+    text = report(tmp_path, made_runs(seeds=1, points=0)[::-1], [LADDER])["index.html"]
+    rows = re.findall(r'<th scope="row">([^<]*)', text[text.index("<h3>Config by row") :])
+    assert rows[: len(LADDER.rows)] == [row.name for row in LADDER.rows]

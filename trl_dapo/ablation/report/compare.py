@@ -95,7 +95,9 @@ def _table(ours: Mapping[str, Any], theirs: Mapping[str, Any], match: str) -> li
         names |= {row["key"]: row["name"] for table in reversed(section["tables"]) for row in table["rows"]}
     columns = ("row", "seeds A", "seeds B", "A %", "B %", "B − A", "interval", "pairing", "verdict")
     lines = [columns, ["---"] + ["---:"] * 6 + ["---"] * 2]
-    for key in [key for key in scores[0] if key in scores[1]]:
+    # As the tables have them; runs come by their paths
+    order = [row["key"] for section in (ours, theirs) for table in section["tables"] for row in table["rows"]]
+    for key in [key for key in dict.fromkeys([*order, *scores[0]]) if key in scores[0] and key in scores[1]]:
         lines.append(tuple(map(as_markdown, _line(names[key], scores[0][key], scores[1][key]))))
     grid = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     budgets = [_budget(section, match) for section in (ours, theirs)]

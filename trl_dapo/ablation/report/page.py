@@ -208,8 +208,13 @@ def _settings(section: Section, names: Mapping[str, None]) -> str:
         for design in reversed(section.designs)
         for row, key in zip(design.rows, row_keys(design), strict=True)
     }
+    # As the tables have them; runs come by their paths
+    place = {key: at for at, key in enumerate(dict.fromkeys(key for one in section.designs for key in row_keys(one)))}
     fields = list(dict.fromkeys(name for own in settings.own.values() for name in own))
-    rows = [[keyed.get(key, key), *(own.get(name, ABSENT) for name in fields)] for key, own in settings.own.items()]
+    rows = [
+        [keyed.get(key, key), *(own.get(name, ABSENT) for name in fields)]
+        for key, own in sorted(settings.own.items(), key=lambda one: place.get(one[0], 0))
+    ]
     shared = {name: [value] for name, value in settings.shared.items()}
     differs = listed(differing(section.runs)) or "<p>Nothing besides what the rows change.</p>"
     environment = values_as_html(described(run.environment for run in section.runs), ("what", "value"), "environment")
