@@ -7,17 +7,12 @@ from dataclasses import replace
 import pytest
 from scipy.stats import ttest_ind
 
-from ablation_runs import made_run, with_scores
-from ablation_statistics import crude_statistics
+from ablation_runs import made_run, made_runs, with_scores
 from trl_dapo.ablation import statistics
+from trl_dapo.ablation.designs import make_design
 from trl_dapo.ablation.report import write_report
 from trl_dapo.ablation.report.archive import ArchiveError
 from trl_dapo.ablation.report.compare import compare
-
-
-@pytest.fixture(autouse=True)
-def _crude(monkeypatch):
-    monkeypatch.setattr(statistics, "table_statistics", crude_statistics)
 
 
 def report(folder, scores, key="base", seeds=None, change=lambda run: run):
@@ -36,11 +31,31 @@ def line_of(text, name="the base"):
 
 
 def test_the_same_seeds_and_questions_are_paired(tmp_path):
-    # Of 8 samples: A has 2 and 4 right, B 3 and 5. Each seed gains 1/8, so the paired interval has no width
-    found = compare(report(tmp_path / "a", [[2], [4]]), report(tmp_path / "b", [[3], [5]]))
+    # Of 8 samples: A has 1, 3 and 5 right, B 2, 4 and 7, so B minus A is 1/8, 1/8 and 2/8: mean 1/6, standard
+    # deviation 1/8 / sqrt(3) = 0.0722. Student's t is 4.3027: 1/6 ± 4.3027 * 0.0722 / sqrt(3) = ± 0.1793
+    found = compare(report(tmp_path / "a", [[1], [3], [5]]), report(tmp_path / "b", [[2], [4], [7]]))
     assert line_of(found) == [
-        "the base", "2", "2", "37.5", "50.0", "+12.5", "[+12.5, +12.5]", "seed and question", "resolved",
+        "the base", "3", "3", "37.5", "54.2", "+16.7", "[−1.3, +34.6]", "seed and question", "not resolved",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seeds", [None, [5, 6]])
+def test_seeds_that_agree_have_no_interval(tmp_path, seeds):
+    # Paired and not: two equal numbers do not say that their spread is 0
+    found = compare(report(tmp_path / "a", [[2], [2]]), report(tmp_path / "b", [[3], [3]], seeds=seeds))
+    assert line_of(found)[5:7] == ["+12.5", "–"]
+    assert line_of(found)[8] == "equal seeds: no interval"
+
+
+def test_rows_stand_in_the_order_of_the_tables_and_not_of_the_runs(tmp_path):
+    ladder = make_design("ladder")
+    write_report(tmp_path, made_runs(seeds=2, points=0)[::-1], [ladder], ["samples"], title="Ladder")
+    found = [
+        line.split(" | ")[0].strip("| ") for line in compare(tmp_path, tmp_path).splitlines() if line[:3] != "| -"
+    ]
+    assert [name for name in found if name in {row.name for row in ladder.rows}] == 2 * [
+        row.name for row in ladder.rows
+    ]
 
 
 def test_other_seeds_have_welchs_interval(tmp_path):
@@ -115,6 +130,18 @@ def test_what_is_no_report_is_an_error(tmp_path, content, reason):
         compare(report(tmp_path / "a", [[2]]), folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("right", [float("nan")]), ("right", [9]), ("samples", 0), ("right", [1, 2])]
+)
+def test_scores_that_cannot_be_are_an_error(tmp_path, name, value):
+    a, b = report(tmp_path / "a", [[2], [3]]), report(tmp_path / "b", [[3], [3]])
+    content = json.loads((b / "results.json").read_text())
+    content["sections"][0]["runs"][0]["ends"]["samples"]["data_sets"]["held out"][name] = value
+    (b / "results.json").write_text(json.dumps(content))
+    with pytest.raises(ArchiveError, match=r"results\.json"):
+        compare(a, b)
+
+
 def test_fields_of_a_later_schema_are_passed_over(tmp_path):
     a, b = report(tmp_path / "a", [[2]]), report(tmp_path / "b", [[3]])
     content = json.loads((b / "results.json").read_text())
@@ -131,8 +158,8 @@ def test_questions_are_paired_by_id_whatever_their_order(tmp_path, monkeypatch):
             run, ends={"samples": replace(end, data_sets={"held out": replace(own, questions=own.questions[::-1])})}
         )
 
-    seen = []
-    monkeypatch.setattr(statistics, "table_statistics", lambda rows: seen.extend(rows) or crude_statistics(rows))
+    seen, real = [], statistics.table_statistics
+    monkeypatch.setattr(statistics, "table_statistics", lambda rows: seen.extend(rows) or real(rows))
     a = report(tmp_path / "a", [[1, 4, 7]])
     b = report(tmp_path / "b", [[1, 4, 7]], change=turned)
     seen.clear()

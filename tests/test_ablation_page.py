@@ -7,9 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from ablation_runs import made_runs, with_metrics
-from ablation_statistics import crude_statistics
 from chromium import CHROMIUM, open_page
-from trl_dapo.ablation import statistics
 from trl_dapo.ablation.designs import make_design
 from trl_dapo.ablation.report import write_report
 from trl_dapo.ablation.results import SampleCompletion
@@ -45,10 +43,8 @@ def hostile_runs():
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, "table_statistics", crude_statistics)
-        notes = (HOSTILE[0], "left-out files are named")
-        write_report(folder, hostile_runs(), [], ["samples"], title=HOSTILE[1], notes=notes, left_out=HOSTILE)
+    notes = (HOSTILE[0], "left-out files are named")
+    write_report(folder, hostile_runs(), [], ["samples"], title=HOSTILE[1], notes=notes, left_out=HOSTILE)
     return folder / "index.html"
 
 
@@ -206,8 +202,7 @@ def test_a_phone_needs_no_scrolling_sideways_and_the_dark_page_is_dark(page, pag
 
 
 @in_chromium
-def test_the_whole_ladder_opens_without_a_complaint(page, tmp_path, monkeypatch):
-    monkeypatch.setattr(statistics, "table_statistics", crude_statistics)
+def test_the_whole_ladder_opens_without_a_complaint(page, tmp_path):
     write_report(tmp_path, made_runs(seeds=2, points=0), [make_design("ladder")], ["samples"], title="Ladder")
     page.look(1000)
     page.open(tmp_path / "index.html")

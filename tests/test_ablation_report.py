@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablation_runs import made_run, made_runs, with_metrics, with_scores
-from ablation_statistics import crude_statistics
 from trl_dapo.ablation import statistics
 from trl_dapo.ablation.designs import make_design, vary
 from trl_dapo.ablation.report import write_report
@@ -21,27 +20,24 @@ from trl_dapo.ablation.report.checks import checks_of
 from trl_dapo.ablation.report.curve_figures import curve_sets
 from trl_dapo.ablation.report.curves import mean_curve
 from trl_dapo.ablation.report.escaping import as_csv, as_html, as_latex, as_markdown, as_markdown_line, visible
-from trl_dapo.ablation.report.numbers import count, p_value, percent, points
+from trl_dapo.ablation.report.grids import difference_grids, matched
+from trl_dapo.ablation.report.numbers import count, interval, p_value, percent, points, seeds_needed
 from trl_dapo.ablation.report.sections import make_sections
 from trl_dapo.ablation.report.settings import differing, settings_of
 from trl_dapo.ablation.report.tables import make_table
-from trl_dapo.ablation.results import DataSet, Question
+from trl_dapo.ablation.results import DataSet, Question, SampleCompletion
+from trl_dapo.ablation.statistics import Interval
 
 
 LADDER = make_design("ladder")
 TWO = vary({"lr": [1, 2]})
 
 
-@pytest.fixture(autouse=True)
-def _crude(monkeypatch):
-    monkeypatch.setattr(statistics, "table_statistics", crude_statistics)
-
-
-def scored(*scores, key="lr_1-4bd6e1ba", seeds=None, **settings):
-    """Runs of a row with so many right of 4 samples of each question, a run for each sequence."""
+def scored(*scores, key="lr_1-4bd6e1ba", seeds=None, samples=4, **settings):
+    """Runs of a row with so many right of 4 or other `samples` of each question, a run for each sequence."""
     run = made_run({}, key=key, questions=1, points=0, matches=("samples",), **settings)
     return [
-        replace(with_scores(run, right, samples=4), seed=seed)
+        replace(with_scores(run, right, samples), seed=seed)
         for seed, right in zip(seeds or range(len(scores)), scores, strict=True)
     ]
 
@@ -107,6 +103,7 @@ def test_numbers_are_written_as_one_reads_them():
     ]  # fmt: skip
     assert [p_value(0.0004), p_value(0.0123), p_value(0.5)] == ["<0.001", "0.012", "0.50"]
     assert [count(12288.0), count(2.5), count(3.0), count(None)] == ["12,288", "2.5", "3", "–"]
+    assert [seeds_needed(1000), seeds_needed(1001), seeds_needed(None)] == ["1,000", ">1,000", "–"]
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -125,13 +122,14 @@ def test_scores_of_a_table_are_worked_by_hand():
     assert table.problems == ()
 
 
-def test_questions_are_matched_by_id_and_not_by_place():
+def test_questions_are_matched_by_id_and_not_by_place(monkeypatch):
     runs = two_rows([[0, 4]], [[0, 4]])
     end = runs[1].ends["samples"]
     turned = replace(end.data_sets["held out"], questions=end.data_sets["held out"].questions[::-1])
     runs[1] = replace(runs[1], ends={"samples": replace(end, data_sets={"held out": turned})})
     seen = []
-    statistics.table_statistics = lambda rows, **_: seen.extend(rows) or crude_statistics(rows)
+    real = statistics.table_statistics
+    monkeypatch.setattr(statistics, "table_statistics", lambda rows: seen.extend(rows) or real(rows))
     make_table(runs, TWO, "samples")
     np.testing.assert_array_equal(seen[0].by_seed[0], seen[1].by_seed[0])
 
@@ -166,7 +164,7 @@ def test_missing_rows_and_unpaired_seeds_are_said(tmp_path):
     found = report(tmp_path, runs, [LADDER])
     for name in ("table.md", "table.tex", "index.html", "results.json"):
         assert "Incomplete: no run of + clip-higher." in found[name], name
-        assert "+ token level loss has no run of seed 1" in found[name], name
+        assert "+ token-level loss has no run of seed 1" in found[name], name
 
 
 def test_no_difference_to_the_previous_row_is_shown_where_that_row_is_missing():
@@ -194,7 +192,7 @@ def test_one_seed_has_no_interval_and_every_format_says_so(tmp_path):
 
 
 def test_a_difference_whose_interval_holds_zero_is_marked_in_every_format(tmp_path):
-    # Differences of 1/4 and -1/4: the mean is 0. Then 1/4 and 2/4 to a third row that is resolved or not by its spread
+    # Differences of 1/4 and -1/4: the mean is 0
     found = report(tmp_path, two_rows([[2], [2]], [[3], [1]]), [TWO])
     for name in ("table.md", "table.tex", "table.csv", "index.html"):
         assert "not resolved" in found[name].replace("Not resolved", ""), name
@@ -204,10 +202,13 @@ def test_a_difference_whose_interval_holds_zero_is_marked_in_every_format(tmp_pa
 
 
 def test_a_difference_whose_interval_leaves_zero_out_is_not_marked(tmp_path):
-    found = report(tmp_path, two_rows([[1], [1]], [[3], [3]]), [TWO])
+    # Differences of 2/4, 2/4, 2/4 and 3/4: mean 0.5625, standard deviation 1/8. Student's t with 3 degrees of freedom
+    # is 3.1824, so the interval is 0.5625 ± 3.1824 * 0.125 / 2 = [0.3636, 0.7614]
+    found = report(tmp_path, two_rows([[1]] * 4, [[3], [3], [3], [4]]), [TWO])
+    assert "+56.2 [+36.4, +76.1]" in found["table.md"]
     assert csv_lines(found["table.csv"])[1]["to_first_verdict"] == "resolved"
     assert "not resolved" not in found["table.md"]
-    assert "1 of 1 differences to the first row resolved: lr=2 (+50.0)." in found["index.html"]
+    assert "1 of 1 differences to the first row resolved: lr=2 (+56.2)." in found["index.html"]
 
 
 def test_the_papers_row_stands_beside_the_ladder_alone(tmp_path):
@@ -282,6 +283,63 @@ def test_no_runs_and_no_budget_are_errors(tmp_path):
         report(tmp_path, made_runs(seeds=1), [LADDER, LADDER])
 
 
+@pytest.mark.parametrize("right", [2, 3])
+def test_seeds_that_agree_have_no_interval_and_are_not_called_one_seed(tmp_path, right):
+    # Each of three seeds has the same difference, 0 or 1/4: their spread is unknown
+    found = report(tmp_path, two_rows([[2]] * 3, [[right]] * 3), [TWO])
+    for name in ("table.md", "table.tex", "table.csv", "index.html"):
+        assert "equal seeds: no interval" in found[name], name
+        assert "one seed" not in found[name].replace("one seed (Table 1)", ""), name
+    assert "0 of 1 differences to the first row resolved." in found["index.html"]
+
+
+def test_wild_intervals_are_cut_off_in_figures_alone(tmp_path):
+    # 0.25 and 1: 0.625 ± 12.706 * 0.375 = [−4.14, 5.39]
+    found = report(tmp_path, two_rows([[1], [4]], [[4], [1]]), [TWO])
+    assert "62.5 [−414.0, 539.0]" in found["table.md"]
+    assert found["index.html"].count("Arrowhead: the interval goes on beyond what a score can be.") == 4
+    for name in ("rows", "differences"):
+        ticks = re.findall(
+            r"<text[^>]*>([−0-9]+)</text>", (tmp_path / "figures" / f"vary-samples-{name}.svg").read_text()
+        )
+        assert ticks
+        assert all(-130 <= int(tick.replace("−", "-")) <= 130 for tick in ticks), name
+    found = report(tmp_path, two_rows([[1]] * 4, [[3], [3], [3], [2]]), [TWO])
+    assert "Arrowhead" not in found["index.html"]
+
+
+def test_differences_to_each_row_have_a_table_of_their_own():
+    table = make_table(made_runs(seeds=2, points=0), LADDER, "samples")
+    found = difference_grids(table)
+    assert [(heading, len(grid.rows)) for heading, grid in found] == [
+        ("Differences to the previous row", 5),
+        ("Differences to the first row", 5),
+        ("Differences to the last row", 5),
+    ]
+    assert {grid.rows[0][1].text for _, grid in found[:2]} == {"GRPO without KL"}
+    assert {row[1].text for row in found[2][1].rows} == {"+ dynamic sampling"}
+    table = make_table(two_rows([[1], [2]], [[2], [2]]), TWO, "samples")
+    assert [heading for heading, _ in difference_grids(table)] == [
+        "Differences to the first row",
+        "Differences to the last row",
+    ]
+
+
+def test_what_a_policy_had_spent_in_fact_is_said():
+    runs = two_rows([[1]], [[1]])
+    assert "once it has spent 12,288 completions. Not" in matched(make_table(runs, TWO, "samples"))
+    end = replace(runs[1].ends["samples"], completions=12400)
+    runs[1] = replace(runs[1], ends={"samples": end})
+    said = matched(make_table(runs, TWO, "samples"))
+    assert "once it has spent 12,288 completions (in fact 12,288 to 12,400). Not" in said
+
+
+def test_an_end_that_is_hardly_off_zero_keeps_its_sign():
+    assert interval(Interval(0.0004, 0.1), points) == "[+0.0, +10.0]"
+    assert interval(Interval(-0.0004, 0.0), points) == "[−0.0, 0.0]"
+    assert interval(Interval(-0.0004, 0.1)) == "[0.0, 10.0]"
+
+
 # -------------------------------------------------------------------------------------------- settings, checks, curves
 
 
@@ -290,7 +348,8 @@ def test_what_differs_between_runs_is_said():
     runs[1] = replace(runs[1], environment={**runs[1].environment, "torch": "2.8.0"}, config={"learning_rate": 5})
     lines = differing(runs)
     assert "torch differs between runs: 2.9.0, 2.8.0." in lines
-    assert "Training started from 2 policies: warm start 0, warm start 1." in lines
+    starts = "Training started from 2 policies: warm start 0, warm start 1. "
+    assert f"{starts}Intervals take seeds that share one as independent." in lines
     assert "Fields that differ between seeds of one row: learning_rate." in lines
     found = settings_of(runs)
     assert found.own[TWO.rows[0].key] == {"lr": "1", "learning_rate": "0.001 or 5"}
@@ -301,22 +360,41 @@ def test_what_differs_between_runs_is_said():
 @pytest.mark.parametrize(
     ("scores", "acted", "verdict"),
     [
-        ([[2], [2]], 0.2, "finding"),
-        ([[2], [2]], 0.003, "not tested"),
-        ([[2], [2]], None, "not checked"),
-        ([[4], [4]], 0.2, "resolved"),
-        ([[2]], 0.2, "one seed"),
+        # Differences of 0.0025, -0.0025 and 0: the interval is ± 4.303 * 0.0025 / sqrt(3) = ± 0.0062
+        ([[201], [199], [200]], 0.2, "finding"),
+        ([[201], [199], [200]], 0.003, "not tested"),
+        ([[201], [199], [200]], None, "not checked"),
+        # Of 0.025, -0.025 and 0: ± 0.062, which is more than 0.05
+        ([[210], [190], [200]], 0.2, "open"),
+        ([[300], [301], [302]], 0.2, "resolved"),
+        ([[300], [301], [302]], 0.003, "resolved"),
+        ([[200], [200], [200]], 0.2, "equal seeds"),
+        ([[200]], 0.2, "one seed"),
     ],
 )
 def test_a_null_is_a_finding_only_if_the_technique_acted(scores, acted, verdict):
     design = make_design("one-at-a-time")
     base, _, clip = (row.key for row in design.rows[:3])
-    runs = [*scored([2], [2], key=base), *scored(*scores, key=clip)]
+    runs = [*scored([200], [200], [200], key=base, samples=400), *scored(*scores, key=clip, samples=400)]
     manipulation = {} if acted is None else {"dapo/above_symmetric": acted, "dapo/groups_replaced": 9.0}
     runs = [replace(run, manipulation=manipulation) for run in runs]
     (check,) = checks_of(make_table(runs, design, "samples"), runs)
-    assert (check.technique, check.verdict, check.mean) == ("clip_higher", verdict, acted)
+    assert (check.technique, check.verdict) == ("clip_higher", verdict)
+    assert check.mean == (None if acted is None else pytest.approx(acted))
     assert acted is None or verdict == "one seed" or f": {acted}, bound 0.01" in check.sentence
+    assert verdict == "one seed" or "“only clip-higher” minus “GRPO without KL”" in check.sentence
+    assert ("look for another cause" in check.sentence) == (verdict == "resolved" and acted < 0.01)
+
+
+def test_a_check_of_leave_one_out_says_which_row_is_subtracted():
+    # DAPO has 0.75 and 0.7525 right, without dynamic sampling 0.5: the technique helps, and the difference is negative
+    design = make_design("leave-one-out")
+    full, without = design.rows[0].key, design.rows[5].key
+    runs = scored([300], [301], [302], key=full, samples=400) + scored(*[[200]] * 3, key=without, samples=400)
+    (check,) = checks_of(make_table(runs, design, "samples"), runs)
+    assert check.sentence.startswith(
+        "dynamic sampling: “without dynamic sampling” minus “DAPO” is −25.2 points [−25.9, −24.6]"
+    )
 
 
 @pytest.mark.parametrize(
@@ -336,7 +414,8 @@ def test_a_technique_is_checked_in_the_row_that_shows_it(left, metric, mean):
 
 def test_a_regime_has_bounds_of_its_own_and_a_penalty_is_negative():
     design = make_design("one-at-a-time")
-    runs = [*scored([2], [2], key=design.rows[0].key), *scored([2], [2], key=design.rows[3].key)]
+    rows = design.rows[0].key, design.rows[3].key
+    runs = scored(*[[200]] * 3, key=rows[0], samples=400) + scored([201], [199], [200], key=rows[1], samples=400)
     runs = [replace(run, regime="brief", manipulation={"dapo/mean_length_penalty": -0.03}) for run in runs]
     (section,) = make_sections(runs, [design], ["samples"])
     assert section.checks[0][0].verdict == "finding"  # -0.03 lies beyond -0.01
@@ -462,8 +541,35 @@ def test_names_from_anywhere_are_text_in_every_format(tmp_path):
 def test_every_line_of_a_table_has_as_many_cells_as_its_heading(tmp_path):
     found = report(tmp_path, made_runs(seeds=2, points=0), [LADDER])
     blocks = re.findall(r"(?:^\|.*\n)+", found["table.md"], flags=re.M)
-    assert len(blocks) == 2
+    assert len(blocks) == 4  # rows, and differences to the previous, the first and the last
     for block in blocks:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
     rows = [line for line in found["table.tex"].splitlines() if line.endswith(r"\\")]
-    assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {9}
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {9, 8}
+
+
+def test_long_names_are_shortened_and_their_figures_can_be_written(tmp_path):
+    runs = [
+        replace(run, row=replace(run.row, name=f"{'x' * 10_000} {run.row.name}"), regime="r" * 10_000)
+        for run in with_metrics(made_runs(TWO, seeds=2, points=2), "clip_ratio/high_mean")
+    ]
+    design = replace(TWO, name="d" * 10_000)
+    found = report(tmp_path, runs, [])
+    assert "x" * 121 not in found["table.md"]
+    assert len(list((tmp_path / "figures").glob("*.svg"))) == 3
+    report(tmp_path, runs, [design])
+    assert len(list((tmp_path / "figures").glob("*.svg"))) == 3
+
+
+def test_a_completion_of_a_million_characters_is_shortened(tmp_path):
+    run = made_run({}, key="x", points=0)
+    run = replace(run, completions=(SampleCompletion("1+1=", "<" * 1_000_000, False),))
+    found = report(tmp_path, [run])
+    assert "997,000 more characters" in found["index.html"]
+    assert len(found["index.html"]) < 200_000
+
+
+def test_configs_stand_in_the_order_of_the_tables_and_not_of_the_runs(tmp_path):
+    text = report(tmp_path, made_runs(seeds=1, points=0)[::-1], [LADDER])["index.html"]
+    rows = re.findall(r'<th scope="row">([^<]*)', text[text.index("<h3>Config by row") :])
+    assert rows[: len(LADDER.rows)] == [row.name for row in LADDER.rows]

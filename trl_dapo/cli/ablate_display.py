@@ -35,11 +35,13 @@ def print_tables(
 def _shown(table: Table) -> Shown:
     title = f"{table.design.name}, matched by {table.match}: accuracy on {table.data_set}"
     shown = Shown("row", title=escape(title), title_justify="left")
-    for name in ("accuracy %", "95 % interval", f"minus the {table.reference}", "completions", "steps", "seeds"):
+    for name in ("accuracy %", "95 % interval", f"minus the {table.reference} row", "completions", "steps", "seeds"):
         shown.add_column(name, justify="right")
     for row in table.rows:
         found = compared(row, table.reference)
-        difference = "" if found is None else f"{points(found.mean)} {interval(found.over_seeds, points)}"
+        difference = "" if found is None else points(found.mean)
+        if found is not None and found.over_seeds is not None:
+            difference += f" {interval(found.over_seeds, points)}"
         if found is not None and not found.is_resolved:
             difference += f" {verdict(found)}"
         shown.add_row(

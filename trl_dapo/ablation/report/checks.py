@@ -40,8 +40,8 @@ class Check:
         bound (`float`):
             See [`Measure`].
         verdict (`str`):
-            `"resolved"`, `"finding"` (a null that survives), `"open"` (a wide interval), `"not tested"` (it hardly
-            acted), `"not checked"` (no run has the metric) or `"one seed"`.
+            `"resolved"`, `"finding"` (a null although it acted), `"open"` (a wide interval), `"not tested"` (it hardly
+            acted), `"not checked"` (no run has the metric), `"one seed"` or `"equal seeds"`.
         sentence (`str`):
             The same in words.
     """
@@ -99,27 +99,35 @@ def checks_of(table: Table, runs: Sequence[RunResult], bounds: Bounds | None = N
 
 def _check(technique: str, difference: Difference, measure: Measure, mean: float | None, bound: float) -> Check:
     name = technique.replace("_", " ").replace("clip higher", "clip-higher").replace("token level", "token-level")
-    between = interval(difference.over_seeds, points)
+    # Which row is subtracted: in leave-one-out it is the one with the technique
+    says = f"“{difference.row}” minus “{difference.other}” is {points(difference.mean)} points"
+    says += "" if difference.over_seeds is None else f" {interval(difference.over_seeds, points)}"
     acted = mean is not None and Measure(measure.metric, bound, measure.meaning).says_acted(mean)
     amount = "" if mean is None else f"{measure.meaning}: {plain(mean)}, bound {plain(bound)}"
-    if difference.over_seeds is None:
-        verdict, sentence = "one seed", f"{name}: one seed tells no difference from noise."
+    if difference.seeds == 1:
+        verdict, sentence = "one seed", f"{name}: one seed cannot tell a difference from noise."
+    elif difference.over_seeds is None:
+        verdict = "equal seeds"
+        sentence = f"{name}: {says} on each of {difference.seeds} seeds, so it has no interval"
+        sentence += "." if mean is None else f" ({amount})."
     elif difference.is_resolved:
-        verdict, sentence = "resolved", f"{name}: {points(difference.mean)} points, {between}"
+        verdict, sentence = "resolved", f"{name}: {says}"
         sentence += "." if mean is None else f" ({amount})."
         if mean is not None and not acted:
-            sentence += " It hardly acted: look for another cause."
+            sentence += " The technique hardly acted: look for another cause."
     elif mean is None:
         verdict = "not checked"
-        sentence = f"{name}: not resolved, {between}; no run says how much it acted (`{measure.metric}`)."
+        sentence = f"{name}: {says}, not resolved. No run says how much the technique acted (`{measure.metric}`)."
     elif acted and not _is_narrow(difference):
-        verdict, sentence = "open", f"{name} acted ({amount}), and its effect lies in {between}: too wide to say more."
+        verdict = "open"
+        sentence = f"{name} acted ({amount}). {says}, not resolved: the interval is too wide to call it a null."
     elif acted:
         verdict = "finding"
-        sentence = f"{name} acted ({amount}), and its effect lies in {between}: a null that survives its check."
+        sentence = f"{name} acted ({amount}). {says}, not resolved and within ±{100 * NARROW:.0f} points: "
+        sentence += "a null that counts, since the technique acted."
     else:
         verdict = "not tested"
-        sentence = f"{name} hardly acted ({amount}), so the null of {between} says nothing about it."
+        sentence = f"{name} hardly acted ({amount}). {says}, not resolved: this table does not test the technique."
     return Check(technique, difference.row, difference.other, measure.metric, mean, bound, verdict, sentence)
 
 

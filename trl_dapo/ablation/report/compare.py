@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from .. import statistics
+from ..scores import TIE
 from ..statistics import LEVEL, Interval, RowScores
 from .archive import ARCHIVE, ArchiveError, read_archive
 from .escaping import as_markdown, as_markdown_line, one_line
-from .numbers import NOT_RESOLVED, NOTHING, ONE_SEED, RESOLVED, interval, percent, points
+from .numbers import NOT_RESOLVED, NOTHING, RESOLVED, interval, no_interval, percent, points
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ def compare(a: Path, b: Path) -> str:
     first, second = read_archive(a), read_archive(b)
     try:
         return _compared(first, second, a, b)
-    except (KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
+    except ArchiveError:
+        raise
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise ArchiveError(f"{a} or {b}: {ARCHIVE} lacks what its schema has: {error!r}.") from error
 
 
@@ -92,7 +95,9 @@ def _table(ours: Mapping[str, Any], theirs: Mapping[str, Any], match: str) -> li
         names |= {row["key"]: row["name"] for table in reversed(section["tables"]) for row in table["rows"]}
     columns = ("row", "seeds A", "seeds B", "A %", "B %", "B − A", "interval", "pairing", "verdict")
     lines = [columns, ["---"] + ["---:"] * 6 + ["---"] * 2]
-    for key in [key for key in scores[0] if key in scores[1]]:
+    # As the tables have them; runs come by their paths
+    order = [row["key"] for section in (ours, theirs) for table in section["tables"] for row in table["rows"]]
+    for key in [key for key in dict.fromkeys([*order, *scores[0]]) if key in scores[0] and key in scores[1]]:
         lines.append(tuple(map(as_markdown, _line(names[key], scores[0][key], scores[1][key]))))
     grid = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     budgets = [_budget(section, match) for section in (ours, theirs)]
@@ -123,7 +128,12 @@ def _scores(section: Mapping[str, Any], match: str) -> dict[str, _Scores]:
             continue
         order = np.argsort(np.array(ids, dtype=object))
         about[run["key"]] = (name, questions)
-        shares = np.asarray(own["right"], dtype=np.float64) / np.asarray(own["samples"], dtype=np.float64)
+        right, samples = (np.asarray(own[name], dtype=np.float64) for name in ("right", "samples"))
+        shares = np.divide(right, samples, out=np.full_like(right, np.nan), where=samples > 0)
+        if shares.shape != (len(ids),) or not ((shares >= 0) & (shares <= 1)).all():
+            raise ArchiveError(
+                f"{ARCHIVE}: the scores of {run['key']!a}, seed {run['seed']}, are not one share for each question."
+            )
         found.setdefault(run["key"], {})[run["seed"]] = shares[order]
     return {key: _Scores(*about[key], by_seed) for key, by_seed in found.items()}
 
@@ -139,7 +149,8 @@ def _line(name: str, ours: _Scores, theirs: _Scores) -> tuple[str, ...]:
     if ours.data_set != theirs.data_set:
         return (*start, NOTHING, NOTHING, f"other data sets: {ours.data_set}, {theirs.data_set}", NOTHING)
     difference, found, how = _difference(ours, theirs)
-    verdict = ONE_SEED if found is None else NOT_RESOLVED if found.holds_zero else RESOLVED
+    fewest = min(len(ours.by_seed), len(theirs.by_seed))
+    verdict = no_interval(fewest) if found is None else NOT_RESOLVED if found.holds_zero else RESOLVED
     return (*start, points(difference), interval(found, points), how, verdict)
 
 
@@ -154,14 +165,14 @@ def _difference(ours: _Scores, theirs: _Scores) -> tuple[float, Interval | None,
 
 
 def _welch(ours: _Scores, theirs: _Scores) -> Interval | None:
-    """Welch's interval for the difference of means over seeds; `None` with one seed on either side."""
+    """Welch's interval for the difference of means; `None` with one seed on a side, and where seeds have no spread."""
     from scipy.stats import ttest_ind
 
     a, b = ours.means, theirs.means
     if min(len(a), len(b)) < 2:
         return None
-    if len(set(a)) == len(set(b)) == 1:  # no spread, for which the test has no interval
-        return Interval(b[0] - a[0], b[0] - a[0])
+    if max(np.ptp(a), np.ptp(b)) < TIE:
+        return None
     ends = ttest_ind(b, a, equal_var=False).confidence_interval(LEVEL)
     return Interval(float(ends.low), float(ends.high))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..statistics import Difference
+from ..statistics import Difference, Interval
 from .drawing import COLOURS, GREY, INK, label, new_figure, save
 from .grids import REFERENCES
 from .numbers import RESOLVED, points, verdict
@@ -49,9 +49,23 @@ def _draw_row(axes: "Axes", place: float, row: TableRow) -> None:
     offsets = np.linspace(-0.09, 0.09, len(seeds)) if len(seeds) > 1 else np.zeros(1)
     axes.scatter(seeds, place + 0.2 + offsets, s=11, color=OURS, alpha=0.55, linewidths=0, zorder=2)
     if found.over_seeds is not None:
-        ends = [100 * found.over_seeds.low, 100 * found.over_seeds.high]
-        axes.plot(ends, [place - 0.12] * 2, color=OURS, linewidth=2.4, zorder=3)
+        _draw_interval(axes, found.over_seeds, place - 0.12, 0, OURS)
     axes.scatter([100 * found.mean], [place - 0.12], s=44, color=OURS, edgecolors="white", linewidths=0.9, zorder=4)
+
+
+def goes_beyond(found: Interval | None, least: float) -> bool:
+    """Returns whether an interval reaches below `least` or above 100 %, where it is drawn with an arrowhead."""
+    return found is not None and (100 * found.low < least or 100 * found.high > 100)
+
+
+def _draw_interval(axes: "Axes", found: Interval, place: float, least: float, colour: str) -> None:
+    """One wild interval, of few seeds, would leave no room for the others: what no score can be is cut off."""
+    # An interval may lie beyond as a whole
+    low, high = np.clip([100 * found.low, 100 * found.high], least, 100)
+    axes.plot([low, high], [place, place], color=colour, linewidth=2.3, zorder=2)
+    for end, is_cut, marker in ((low, 100 * found.low < least, "<"), (high, 100 * found.high > 100, ">")):
+        if is_cut:
+            axes.scatter([end], [place], s=30, marker=marker, color=colour, linewidths=0, zorder=2, clip_on=False)
 
 
 def _draw_paper(axes: "Axes", places: np.ndarray, rows: Sequence[TableRow]) -> None:
@@ -85,7 +99,7 @@ def draw_forest(table: Table, folder: Path, name: str) -> list[Path]:
     with new_figure(height, nrows=len(panels), sharex=True, gridspec_kw=grid) as (figure, axes):
         for one, (reference, found) in zip(axes, panels, strict=True):
             _draw_differences(one, found)
-            one.set_title(f"minus the {reference} row" if reference != "previous" else "minus the row before")
+            one.set_title(f"minus the {reference} row")
         axes[-1].set_xlabel("difference in accuracy (points), paired by seed")
         return save(figure, folder, name)
 
@@ -97,8 +111,7 @@ def _draw_differences(axes: "Axes", found: Sequence[Difference]) -> None:
         is_open = says != RESOLVED
         colour = PAPERS if is_open else OURS
         if one.over_seeds is not None:
-            ends = [100 * one.over_seeds.low, 100 * one.over_seeds.high]
-            axes.plot(ends, [place, place], color=colour, linewidth=2.2, zorder=2)
+            _draw_interval(axes, one.over_seeds, place, -100, colour)
         face = "white" if is_open else colour
         axes.scatter([100 * one.mean], [place], s=40, color=face, edgecolors=colour, zorder=3, linewidths=1.6)
         # Right of the axes, where no interval reaches

@@ -5,11 +5,25 @@ Tables as grids of text, which all formats share: so they say the same.
 from dataclasses import dataclass
 
 from ..statistics import Difference
-from .numbers import NOT_RESOLVED, NOTHING, ONE_SEED, RESOLVED, count, interval, p_value, percent, points, verdict
+from .escaping import shortened
+from .numbers import (
+    NOT_RESOLVED,
+    NOTHING,
+    RESOLVED,
+    count,
+    interval,
+    no_interval,
+    p_value,
+    percent,
+    points,
+    seeds_needed,
+    verdict,
+)
 from .tables import Table, TableRow, compared
 
 
 REFERENCES = ("previous", "first", "last")
+LONGEST_NAME = 120  # a column of names leaves room for others
 PAPER = (
     "The paper's row is of Qwen2.5-32B on AIME 2024, avg@32, from one seed (Table 1). It is another task with another "
     "model: compare the order and the signs, not the numbers."
@@ -57,13 +71,19 @@ class Grid:
 def row_grid(table: Table) -> Grid:
     """Returns one line per row: accuracy, the difference that the design is about, and what was spent."""
     has_paper = any(row.paper is not None for row in table.rows)
-    columns = ["row", "accuracy % [over seeds]", f"minus the {table.reference}", "IQM %", "[over seeds × questions]"]
+    columns = [
+        "row",
+        "accuracy % [over seeds]",
+        f"minus the {table.reference} row",
+        "IQM %",
+        "[over seeds × questions]",
+    ]
     columns += ["seeds", "completions", "steps", "seconds", *(["paper %"] if has_paper else [])]
     rows = []
     for row in table.rows:
         found = row.statistics
         cells = [
-            Cell(row.row.name),
+            Cell(_name(row.row.name)),
             Cell(_with_interval(percent(found.mean), interval(found.over_seeds), found.seeds), found.mean),
             _difference(compared(row, table.reference)),
             Cell(percent(found.iqm), found.iqm),
@@ -77,33 +97,39 @@ def row_grid(table: Table) -> Grid:
     return Grid(tuple(columns), tuple(rows))
 
 
-def difference_grid(table: Table) -> Grid:
-    """Returns one line per difference, paired by seed and question."""
-    columns = ("row", "minus", "which is the", "points [over seeds]", "verdict", "[over seeds × questions]")
+def difference_grids(table: Table) -> list[tuple[str, Grid]]:
+    """
+    Returns differences, paired by seed and question: a heading and a grid for each row that is subtracted, first the
+    one that the design is about. Without those that no row has.
+    """
+    names = sorted(REFERENCES, key=lambda name: name != table.reference)
+    grids = [(f"Differences to the {name} row", _difference_grid(table, name)) for name in names]
+    return [(heading, grid) for heading, grid in grids if grid.rows]
+
+
+def _difference_grid(table: Table, name: str) -> Grid:
+    columns = ("row", "minus", "points [over seeds]", "verdict", "[over seeds × questions]")
     columns += ("p (Holm)", "probability of improvement", "wins", "seeds needed")
-    references = [name for name in REFERENCES if name != "previous" or table.design.is_cumulative]
-    rows = [
-        _difference_row(row, name, difference)
-        for name in references
-        for row in table.rows
-        if (difference := compared(row, name)) is not None
-    ]
-    return Grid(columns, tuple(rows), texts=3)
+    differences = [(row, found) for row in table.rows if (found := compared(row, name)) is not None]
+    return Grid(columns, tuple(_difference_row(*one) for one in differences), texts=2)
 
 
-def _difference_row(row: TableRow, name: str, found: Difference) -> tuple[Cell, ...]:
+def _name(name: str) -> str:
+    return shortened(name, LONGEST_NAME)
+
+
+def _difference_row(row: TableRow, found: Difference) -> tuple[Cell, ...]:
     says = verdict(found)
     return (
-        Cell(row.row.name),
-        Cell(found.other),
-        Cell(name),
+        Cell(_name(row.row.name)),
+        Cell(_name(found.other)),
         Cell(f"{points(found.mean)} {interval(found.over_seeds, points)}", found.mean),
         Cell(says, is_open=says != RESOLVED),
         Cell(interval(found.over_both, points), found.over_both.low if found.over_both else None),
         Cell(p_value(found.p_holm), found.p_holm),
         Cell(f"{found.improvement:.2f}", found.improvement),
         Cell(f"{found.wins} of {found.seeds}", found.wins / found.seeds),
-        Cell(count(found.seeds_needed), found.seeds_needed),
+        Cell(seeds_needed(found.seeds_needed), found.seeds_needed),
     )
 
 
@@ -119,7 +145,7 @@ def _difference(found: Difference | None) -> Cell:
 def _with_interval(value: str, between: str, seeds: int) -> str:
     if between != NOTHING:
         return f"{value} {between}"
-    return f"{value} ({ONE_SEED})" if seeds == 1 else value
+    return f"{value} ({no_interval(seeds)})"
 
 
 def _spent(row: TableRow, name: str) -> Cell:
@@ -133,9 +159,12 @@ def matched(table: Table) -> str:
     """Returns what was matched and what was not, in two sentences."""
     own = "completions" if table.match == "samples" else table.match
     others = [f"{label} ({_range(table, name)} per run)" for name, label in _SPENT.items() if name != own]
+    budget, spent = _range(table, "budget"), _range(table, own) if own in _SPENT else ""
+    # A policy is what it is after a whole step, which may go beyond the budget
+    in_fact = f" (in fact {spent})" if spent not in ("", budget) else ""
     return (
-        f"Matched by {table.match}: every policy is the one that had spent {_range(table, 'budget')} "
-        f"{_SPENT.get(own, own)}. Not matched: {' and '.join(others)}."
+        f"Matched by {table.match}: each policy is evaluated once it has spent {budget} "
+        f"{_SPENT.get(own, own)}{in_fact}. Not matched: {' and '.join(others)}."
     )
 
 

@@ -2,11 +2,14 @@
 Numbers as the report writes them. Accuracy is in percent and differences in points, with one decimal.
 """
 
+from ..scores import TIE
 from ..statistics import Difference, Interval
 
 
 NOTHING = "–"
-NOT_RESOLVED, RESOLVED, ONE_SEED = "not resolved", "resolved", "one seed: no interval"
+NOT_RESOLVED, RESOLVED = "not resolved", "resolved"
+ONE_SEED, EQUAL_SEEDS = "one seed: no interval", "equal seeds: no interval"
+MOST_SEEDS = 1000
 
 
 def percent(share: float | None) -> str:
@@ -21,7 +24,24 @@ def points(difference: float | None) -> str:
 
 def interval(found: Interval | None, reader=percent) -> str:
     """Returns an interval of shares, or of differences if `reader` is [`points`]."""
-    return NOTHING if found is None else f"[{reader(found.low)}, {reader(found.high)}]"
+    return NOTHING if found is None else f"[{_end(found.low, reader)}, {_end(found.high, reader)}]"
+
+
+def _end(value: float, reader) -> str:
+    # An interval that begins just above 0 leaves 0 out, and has to look so: +0.0
+    if reader is points and abs(value) > TIE and reader(value) == "0.0":
+        return "+0.0" if value > 0 else "−0.0"
+    return reader(value)
+
+
+def no_interval(seeds: int) -> str:
+    """Returns why a mean over so many seeds has no interval."""
+    return ONE_SEED if seeds == 1 else EQUAL_SEEDS
+
+
+def seeds_needed(value: int | None) -> str:
+    """Returns a number of seeds. Beyond a thousand the number itself says nothing."""
+    return f">{MOST_SEEDS:,}" if value is not None and value > MOST_SEEDS else count(value)
 
 
 def p_value(value: float | None) -> str:
@@ -48,7 +68,7 @@ def verdict(difference: Difference | None) -> str:
     if difference is None:
         return NOTHING
     if difference.over_seeds is None:
-        return ONE_SEED
+        return no_interval(difference.seeds)
     return RESOLVED if difference.is_resolved else NOT_RESOLVED
 
 

@@ -14,14 +14,14 @@ from importlib.resources import files
 from ..results import RunResult
 from .checks import Check, manipulation_of
 from .escaping import as_html
-from .grids import PAPER, asked, difference_grid, matched, row_grid
+from .grids import PAPER, asked, difference_grids, matched, row_grid
 from .numbers import plain, points
 from .page_tables import figure_as_html, folded, grid_as_html, listed, texts_as_html, values_as_html
 from .samples import samples_as_html
 from .sections import Section
 from .settings import ABSENT, described, differing, settings_of
 from .tables import Table, compared, row_keys, runs_of_rows
-from .writers import LEGEND, capitalised, table_title
+from .writers import READING, capitalised, table_title
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def as_page(
     )
     body = [f"<h1>{as_html(title)}</h1>", _facts(sections), _links(sections), listed(notes), _in_short(sections)]
     body += [_section(number, section, figures) for number, section in enumerate(sections)]
-    body.append(f'<h2 id="reading">How to read this</h2><p>{as_html(LEGEND)}</p>')
+    body.append(f'<h2 id="reading">How to read this</h2>{listed(READING)}')
     if left_out:
         body.append(f'<h2 id="left-out">Files that take no part</h2>{listed(left_out)}')
     return (
@@ -103,7 +103,7 @@ def _summary(section: Section, table: Table) -> str:
     if not found:
         return ""
     where = table_title(table) if section.regime is None else f"{section.regime}: {table_title(table)}"
-    to = "row before" if table.reference == "previous" else "first row"
+    to = f"{table.reference} row"
     if table.is_one_seed:
         return f"{where}: one seed, so no difference can be told from noise."
     resolved = [f"{one.row} ({points(one.mean)})" for one in found if one.is_resolved]
@@ -158,9 +158,10 @@ def _table(table: Table, checks: Sequence[Check], figures: Sequence[PageFigure])
     if figures:
         shown = "".join(figure_as_html(one.svg, one.caption) for one in figures)
         parts.append(f'<div class="figures">{shown}</div>')
-    differences = difference_grid(table)
-    if differences.rows:
-        parts.append(f"<h4>Differences</h4>{grid_as_html(differences, f'{title}: differences')}")
+    for number, (heading, grid) in enumerate(difference_grids(table)):
+        shown = grid_as_html(grid, f"{title}: {heading}")
+        # The design is about the first; the others are at hand
+        parts.append(folded(heading, shown) if number else f"<h4>{as_html(heading)}</h4>{shown}")
     parts += [_checks(checks), _other_data_sets(table)]
     return "\n".join(filter(None, parts))
 
@@ -207,8 +208,13 @@ def _settings(section: Section, names: Mapping[str, None]) -> str:
         for design in reversed(section.designs)
         for row, key in zip(design.rows, row_keys(design), strict=True)
     }
+    # As the tables have them; runs come by their paths
+    place = {key: at for at, key in enumerate(dict.fromkeys(key for one in section.designs for key in row_keys(one)))}
     fields = list(dict.fromkeys(name for own in settings.own.values() for name in own))
-    rows = [[keyed.get(key, key), *(own.get(name, ABSENT) for name in fields)] for key, own in settings.own.items()]
+    rows = [
+        [keyed.get(key, key), *(own.get(name, ABSENT) for name in fields)]
+        for key, own in sorted(settings.own.items(), key=lambda one: place.get(one[0], 0))
+    ]
     shared = {name: [value] for name, value in settings.shared.items()}
     differs = listed(differing(section.runs)) or "<p>Nothing besides what the rows change.</p>"
     environment = values_as_html(described(run.environment for run in section.runs), ("what", "value"), "environment")

@@ -68,7 +68,10 @@ def differing(runs: Sequence[RunResult]) -> list[str]:
     ]
     starts = dict.fromkeys(run.start for run in runs if run.start is not None)
     if len(starts) > 1:
-        lines.append(f"Training started from {len(starts)} policies: {', '.join(starts)}.")
+        lines.append(
+            f"Training started from {len(starts)} policies: {', '.join(starts)}. "
+            "Intervals take seeds that share one as independent."
+        )
     unsettled = settings_of(runs).unsettled
     if unsettled:
         lines.append(f"Fields that differ between seeds of one row: {', '.join(unsettled)}.")

@@ -15,10 +15,10 @@ from .checks import Bounds
 from .curve_figures import AXIS_LABELS, CurveSet, curve_sets, draw_curves
 from .drawing import for_page
 from .escaping import as_html, visible
-from .figures import draw_forest, draw_ladder
+from .figures import draw_forest, draw_ladder, goes_beyond
 from .page import PageFigure, as_page
 from .sections import Section, make_sections
-from .tables import Table
+from .tables import Table, compared
 from .writers import as_csv_file, as_latex_file, as_markdown_file, capitalised, table_title
 
 
@@ -119,9 +119,13 @@ class _Drawn:
         stem = _stem(section, table.design.name, table.match)
         of_seeds = "One dot per seed; the large dot is their mean"
         of_seeds += "." if table.is_one_seed else ", the line its 95 % interval over seeds."
+        beyond = " Arrowhead: the interval goes on beyond what a score can be."
+        of_seeds += beyond * any(goes_beyond(row.statistics.over_seeds, 0) for row in table.rows)
         self._add(where, draw_ladder(table, self.folder, f"{stem}-rows"), f"{title}. {of_seeds}")
+        found = [compared(row, name) for row in table.rows for name in ("previous", "first")]
+        is_cut = any(one is not None and goes_beyond(one.over_seeds, -100) for one in found)
         forest = draw_forest(table, self.folder, f"{stem}-differences")
-        self._add(where, forest, f"{title}: differences with 95 % intervals. Hollow: not resolved.")
+        self._add(where, forest, f"{title}: differences with 95 % intervals. Hollow: not resolved.{beyond * is_cut}")
 
     def _add(self, where: tuple[str | None, str, str | None], paths: Sequence[Path], caption: str) -> None:
         self.paths += paths
