@@ -33,7 +33,7 @@ def run(folder: Path, *more: str) -> subprocess.CompletedProcess:
 
 def without_seconds(value):
     if isinstance(value, dict):
-        unlike = ("second", "step_time", "output_dir", "ablation_run", "logging_dir", "resume_from_checkpoint")
+        unlike = ("second", "step_time", "_dir", "ablation_run", "resume_from_checkpoint", "commit")
         kept = {name: one for name, one in value.items() if not any(part in name for part in unlike)}
         return {name: without_seconds(one) for name, one in kept.items()}
     return [without_seconds(one) for one in value] if isinstance(value, list) else value
