@@ -149,7 +149,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_table(tmp_path, fini
 def test_two_processes_share_a_run(tmp_path):
     assert run(tmp_path, "--prepare", "--match", "samples", "steps", "seconds", "--seconds", "1").returncode == 0
     folder = next(tmp_path.glob("runs/dynamic_sampling_True*/seed-0"))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     script = ["-m", "trl_dapo.cli.ablate_run", "--config", str(folder / "config.yaml")]
     done = subprocess.run([*launch, *script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
