@@ -189,7 +189,7 @@ def plan_ablation(options: argparse.Namespace, base: Mapping[str, Any], words: S
         base=values,
         words=tuple(launch_words),
         processes=first.processes,
-        output_dir=options.output_dir or _output_dir(options, base, regime),
+        output_dir=_output_dir(options, base, regime),
         own=own,
         regime=regime,
         keep_models=options.keep_models,
@@ -357,11 +357,15 @@ def _measuring_of(options: argparse.Namespace, first: Plan, on_arena: bool) -> M
 
 
 def _output_dir(options: argparse.Namespace, base: Mapping[str, Any], regime: str | None) -> Path:
+    # Other machines start elsewhere
+    here = Path() if options.launcher == "local" else Path.cwd()
+    if options.output_dir is not None:
+        return here / options.output_dir
     if regime is not None:
-        return OUTPUT_DIR / regime
+        return here / OUTPUT_DIR / regime
     if base.get("output_dir"):
-        return Path(f"{base['output_dir']}-ablation")
-    return OUTPUT_DIR / (options.preset or Path(options.config or "run").stem)
+        return here / f"{base['output_dir']}-ablation"
+    return here / OUTPUT_DIR / (options.preset or Path(options.config or "run").stem)
 
 
 def jobs_at_once(options: argparse.Namespace, ablation: Ablation) -> int:
