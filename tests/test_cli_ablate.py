@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ablation_runs import made_run
 from test_cli import ROOT, model_dir, settings, workspace, write  # noqa: F401
 from test_cli import refused as refused_by
 from trl_dapo.ablation.jobs import Outcome
@@ -397,3 +398,23 @@ def test_files_of_a_folder_are_written_whole(workspace, capfd, monkeypatch):
     assert {path: path.read_text() for path in before} == before
     place = "/"  # of the configs that are checked
     assert "Set TMPDIR to another folder" in refused(capfd, [*TWO, "--seeds", "1", "--dry-run"])
+
+
+def test_a_report_of_another_programs_results_has_the_bounds_of_the_regime(workspace, capfd):
+    design = planned("--regime", "truncation").designs[0]
+    for row in design.rows:
+        for seed in range(3):
+            # 5 % of rows are filtered: more than the bound of other regimes, less than the 20 % of this one
+            one = made_run(
+                row.changes, key=row.key, name=row.name, seed=seed, regime="truncation", matches=["samples"]
+            )
+            write_result(Path("found") / row.key / str(seed), one)
+    (Path("found") / "torn").mkdir()
+    (Path("found") / "torn" / "result.json").write_text('{"schema": 1')
+    assert main(["ablate", "--report", "--output_dir", "found"]) == 0
+    out, err = capfd.readouterr()
+    assert "overlong filtering hardly acted" in out
+    assert "left out: torn/result.json" in err
+    table = Path("found/report/table.md").read_text()
+    assert "hardly acted" in table
+    assert "torn/result.json" in table

@@ -3,7 +3,6 @@ From a base, designs and seeds to runs: the config, the budgets and the folder o
 """
 
 import argparse
-import math
 import os
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from trl_dapo.ablation.designs import Design, Row, comparison, make_design, vary
+from trl_dapo.ablation.designs import Design, Row
 from trl_dapo.ablation.results import RowOfRun
 from trl_dapo.ablation.run_spec import Measuring, RunSpec
 from trl_dapo.arena import REGIMES
@@ -22,7 +21,8 @@ from trl_dapo.dapo.toggles import GOVERNED, RELIANT, TOGGLES
 from trl_dapo.evaluation.settings import TEMPERATURE, TOP_P, Protocol
 
 from .ablate_budget import DEFAULT_REGIME, Rollout, budgets_of, check_schedule, most_steps, running_fields
-from .ablate_defaults import MARGIN, OUTPUT_DIR, SEEDS
+from .ablate_defaults import OUTPUT_DIR, SEEDS
+from .ablate_rows import PASSING, REFUSED, designs_of
 from .arena_defaults import is_arena_run
 from .commands import ABLATE_RUN
 from .errors import UsageError, one_line
@@ -32,20 +32,6 @@ from .script import make_parser
 
 ARENA_MEASURING = {"held_out": ["arena"], "held_out_size": 225, "held_out_k": 8}
 ARENA_BATCH = 512  # completions sampled at once
-MOST_RUNS = 10_000
-
-REFUSED = {
-    "resume_from_checkpoint": "runs go on from their own checkpoints",
-    "push_to_hub": "an ablation has many models",
-    "load_best_model_at_end": "the policy that is measured is the one that spent the budget",
-    "save_only_model": "a run that was stopped goes on from its checkpoint",
-    "held_out_every": "runs are measured when a budget is spent, and at --points on the way",
-    "num_train_epochs": "a run ends with its budget: give --samples or --steps",
-    "ablation_run": "each run has its own",
-    "dry_run": "--dry-run of `trl-dapo ablate` says it",
-}
-# Fields that say nothing about how a run trains
-PASSING = ("output_dir", "ablation_run", "save_steps", "save_strategy", "save_total_limit", "report_to", "env")
 
 
 @dataclass(frozen=True)
@@ -161,7 +147,7 @@ def plan_ablation(options: argparse.Namespace, base: Mapping[str, Any], words: S
     on_arena = _is_arena(values)
     regime = _regime(options, on_arena)
     values = _filled(values, on_arena, regime)
-    designs = _designs(options, values, regime)
+    designs = designs_of(options, values, regime)
     if (options.jobs or 1) > 1 and not on_arena and not launch_words:
         # Each run has a GPU of its own
         launch_words = ["--num_processes", "1"]
@@ -257,62 +243,6 @@ def _filled(values: dict[str, Any], on_arena: bool, regime: str | None) -> dict[
     return values
 
 
-def _designs(options: argparse.Namespace, values: dict[str, Any], regime: str | None) -> list[Design]:
-    if options.vary:
-        found = _varied(options.vary, values)
-        _check_size(math.prod(map(len, found.values())), options)
-        return [vary(found)]
-    named = [make_design(name) for name in dict.fromkeys(options.design)]
-    one = None if regime is None else REGIMES[regime].technique
-    own = make_design("ladder") if one is None else comparison(one, REGIMES[str(regime)].others)
-    designs = named or [own]
-    for toggle in TOGGLES:
-        asked = values.pop(toggle, None)
-        on = next((row for design in designs for row in design.rows if row.changes.get(toggle)), None)
-        if asked is False and on is not None:
-            raise UsageError(
-                f"{toggle}=False in the base contradicts --design {designs[0].name}: its row {on.name!r} turns it on. "
-                "Leave it out, or compare values of single fields with --vary."
-            )
-    return designs
-
-
-def _varied(asked: Sequence[str], values: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Returns the values of each varied field, with the type that the field has."""
-    found: dict[str, list[Any]] = {}
-    for text in asked:
-        name, mark, listed = text.partition("=")
-        if not mark or not listed or not name or name.startswith("-") or name in found:
-            raise UsageError(f"--vary {text}: FIELD=A,B is needed, each field once.")
-        parser = make_parser(ABLATE_RUN)
-        typed = []
-        for word in listed.split(","):
-            written, rest = parser.written_values([f"--{name}={word}"])
-            if rest or name not in written:
-                nearest = parser.nearest_option(f"--{name}")
-                raise UsageError(
-                    f"--vary {name}: there is no such field." + (f" Did you mean {nearest[2:]}?" if nearest else "")
-                )
-            typed.append(written[name])
-        if len(set(map(str, typed))) < len(typed):
-            raise UsageError(f"--vary {text}: a value is there twice.")
-        _check_varied(name)
-        found[name] = typed
-    return found
-
-
-def _check_varied(name: str) -> None:
-    if name in ("seed", "output_dir", "max_steps"):
-        raise UsageError(f"--vary {name}: it is set by --seeds, --output_dir and the budget. Vary another field.")
-    if name in REFUSED:
-        raise UsageError(f"--vary {name}: {REFUSED[name]}. Vary another field.")
-    if name in PASSING or name.startswith(("held_out", "logging_", "eval_")):
-        raise UsageError(
-            f"--vary {name}: all rows are measured, logged and saved alike, so that they can be compared. Vary a "
-            "field of the training."
-        )
-
-
 def _planned(values: Mapping[str, Any], row: Row, folder: Path, words: Sequence[str], also: Sequence[str]) -> Plan:
     """Returns a row's run, checked as `trl-dapo dapo` checks it; a mistake names the row."""
     file = folder / "config.yaml"
@@ -324,15 +254,6 @@ def _planned(values: Mapping[str, Any], row: Row, folder: Path, words: Sequence[
         return plan(ABLATE_RUN, ["--config", str(file), *words], "trl-dapo ablate", also)
     except UsageError as error:
         raise UsageError(f"row {row.name!r}: {error}") from error
-
-
-def _check_size(rows: int, options: argparse.Namespace) -> None:
-    runs = rows * (options.seeds or SEEDS)
-    if runs > MOST_RUNS:
-        raise UsageError(
-            f"--vary and --seeds: {rows} rows with {options.seeds or SEEDS} seeds are {runs} runs, and at most "
-            f"{MOST_RUNS} are planned. Vary fewer fields, or lower --seeds."
-        )
 
 
 def _measuring(options: argparse.Namespace, first: Plan, on_arena: bool) -> Measuring:
@@ -380,15 +301,3 @@ def jobs_at_once(options: argparse.Namespace, ablation: Ablation) -> int:
 def seeds_of(options: argparse.Namespace) -> list[int]:
     """Returns the seeds to begin with."""
     return list(range(options.first_seed, options.first_seed + (options.seeds or SEEDS)))
-
-
-__all__ = [
-    "MARGIN",
-    "Ablation",
-    "PlannedRun",
-    "jobs_at_once",
-    "plan_ablation",
-    "report_dir",
-    "row_config",
-    "seeds_of",
-]

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from trl_dapo.ablation.designs import Design, Row
+from trl_dapo.ablation.designs import Row
 from trl_dapo.ablation.jobs import Job, Outcome
-from trl_dapo.ablation.manifest import merged_manifest, read_manifest, write_manifest
+from trl_dapo.ablation.manifest import Manifest, merged_manifest, read_manifest, write_manifest
 from trl_dapo.ablation.results import ResultError, RunResult, find_results, read_result
 from trl_dapo.ablation.run_spec import RUN, RunSpec, read_spec, write_spec
 from trl_dapo.arena import REGIMES
@@ -136,7 +136,8 @@ def _prepare(ablation: Ablation, runs: Sequence[PlannedRun]) -> None:
             one.folder.mkdir(parents=True, exist_ok=True)
             _write(one.folder / "config.yaml", yaml.safe_dump(dict(one.config), sort_keys=False))
             write_spec(one.folder, one.spec)
-        write_manifest(ablation.output_dir, merged_manifest(ablation.output_dir, _manifest(ablation)))
+        tables = Manifest(ablation.designs, tuple(ablation.budgets))
+        write_manifest(ablation.output_dir, merged_manifest(ablation.output_dir, tables))
         lines = [shlex.join(ablation.command(one)) for one in runs]
         _write(ablation.output_dir / "commands.txt", "\n".join(lines) + "\n")
     except OSError as error:
@@ -258,7 +259,17 @@ def report_folder(folder: Path, options: argparse.Namespace) -> int:
     manifest = read_manifest(folder)
     matches = manifest.matches or tuple(dict.fromkeys(match for one in runs for match in one.ends))
     try:
-        written = write_report(folder / "report", runs, manifest.designs, matches, title=_title(runs), notes=left_out)
+        written = write_report(
+            folder / "report",
+            runs,
+            manifest.designs,
+            matches,
+            title=_title(runs),
+            left_out=left_out,
+            bounds=_bounds(),
+        )
+    except ValueError as error:
+        raise UsageError(f"--output_dir {folder}: {one_line(error)}") from error
     except OSError as error:
         raise UsageError(f"--output_dir {folder}: the report cannot be written: {error.strerror}.") from error
     for line in left_out:
@@ -287,12 +298,3 @@ def _title(runs: Sequence[RunResult]) -> str:
 def _bounds() -> dict[str | None, dict[str, float]]:
     """Returns from which mean on a technique counts as having acted, in each regime of the built-in task."""
     return {name: {one.metric: one.bound for one in regime.checks} for name, regime in REGIMES.items()}
-
-
-def _manifest(ablation: Ablation) -> Any:
-    from trl_dapo.ablation.manifest import Manifest
-
-    return Manifest(ablation.designs, tuple(ablation.budgets))
-
-
-__all__ = ["Design", "compare_reports", "report_folder", "run"]
