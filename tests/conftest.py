@@ -11,9 +11,12 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 # Tiny matrices: a second thread costs more than it brings, and results must not depend on the number of cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell gives what it starts in the background no Ctrl-C, and processes that tests start would inherit that
+# A shell gives what it starts in the background no Ctrl-C, and `nohup` no hang-up; processes that tests start would
+# inherit that
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from hypothesis import settings
 
