@@ -21,6 +21,7 @@ from trl_dapo.cli.ablate import PRESETS, parse, preset_file
 from trl_dapo.cli.ablate_plan import plan_ablation
 from trl_dapo.cli.main import main
 from trl_dapo.dapo.toggles import TOGGLES
+from trl_dapo.host import whole_files
 
 
 def refused(capfd, words: list[str]) -> str:
@@ -382,21 +383,16 @@ def test_a_launcher_that_is_missing_is_named_before_anything_is_written(workspac
 def test_files_of_a_folder_are_written_whole(workspace, capfd, monkeypatch):
     assert main([*TWO, "--seeds", "1", "--prepare"]) == 0
     before = {path: path.read_text() for path in Path("out").rglob("*") if path.is_file()}
-    place = "out"
 
-    write_text = Path.write_text
-
-    def full(self, data, **kwargs):
-        if self.parts[0] != place:
-            return write_text(self, data, **kwargs)
-        with self.open("w") as file:
-            file.write(data[:4])
+    def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
-    assert "cannot be written to: No space left on device" in refused(capfd, [*TWO, "--seeds", "1", "--prepare"])
+    with monkeypatch.context() as patch:
+        # After the text: what was written of it is in the way of nothing
+        patch.setattr(whole_files.os, "fsync", full)
+        assert "cannot be written to: No space left on device" in refused(capfd, [*TWO, "--seeds", "1", "--prepare"])
     assert {path: path.read_text() for path in before} == before
-    place = "/"  # of the configs that are checked
+    monkeypatch.setattr(Path, "write_text", full)  # of the configs that are checked
     assert "Set TMPDIR to another folder" in refused(capfd, [*TWO, "--seeds", "1", "--dry-run"])
 
 

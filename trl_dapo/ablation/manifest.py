@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..host.whole_files import write_whole
 from .designs import Design, Row
 
 
@@ -50,7 +51,5 @@ def merged_manifest(folder: Path, new: Manifest) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes the file, whole or not at all."""
-    part = folder / f"{MANIFEST}.part"
     content = {"schema": SCHEMA, **asdict(manifest)}
-    part.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-    part.replace(folder / MANIFEST)
+    write_whole(folder / MANIFEST, json.dumps(content, indent=1, default=str) + "\n")

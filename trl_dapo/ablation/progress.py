@@ -7,6 +7,8 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..host.whole_files import write_whole
+
 
 PROGRESS = "progress.json"
 
@@ -35,9 +37,8 @@ class Progress:
 
 def write_progress(folder: Path, progress: Progress) -> None:
     """Writes the file, whole or not at all."""
-    part = folder / f"{PROGRESS}.part"
-    part.write_text(json.dumps(asdict(progress)), encoding="utf-8")
-    part.replace(folder / PROGRESS)
+    # Many times a minute, and worth nothing after a crash
+    write_whole(folder / PROGRESS, json.dumps(asdict(progress)), sync=False)
 
 
 def read_progress(folder: Path) -> Progress | None:

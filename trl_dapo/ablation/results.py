@@ -7,12 +7,12 @@ last and at once, so a run without it is not finished. `docs/ablation.md` descri
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..host.whole_files import write_whole
 from . import reading, result_files
 
 
@@ -181,15 +181,8 @@ class Found:
 def write_result(folder: Path, result: RunResult) -> None:
     """Writes `result.json`, whole or not at all."""
     content = {"schema": SCHEMA, "kind": KIND, **asdict(result)}
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{RESULT}.part"
-    with part.open("w", encoding="utf-8") as file:
-        # ASCII alone: a completion may hold half of a surrogate pair
-        json.dump(content, file, indent=1, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(folder / RESULT)
+    # ASCII alone: a completion may hold half of a surrogate pair
+    write_whole(folder / RESULT, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_result(path: Path) -> RunResult:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..host.whole_files import write_whole
 from .results import RowOfRun
 
 
@@ -76,9 +77,7 @@ class RunSpec:
 
 def write_spec(folder: Path, spec: RunSpec) -> None:
     """Writes `run.json`, whole or not at all."""
-    part = folder / f"{RUN}.part"
-    part.write_text(json.dumps(asdict(spec), indent=1) + "\n", encoding="utf-8")
-    part.replace(folder / RUN)
+    write_whole(folder / RUN, json.dumps(asdict(spec), indent=1) + "\n")
 
 
 def read_spec(folder: Path) -> RunSpec:

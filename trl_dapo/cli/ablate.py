@@ -18,6 +18,7 @@ from .ablate_defaults import LARGEST, MARGIN, MAX_SEEDS, MOST_SEED, OUTPUT_DIR, 
 from .config_file import read_config_file, split_config_flag
 from .errors import UsageError, one_line
 from .folders import check_folder
+from .json_words import mapping_of
 
 
 PRESETS = ("arena", "gsm8k-0.5b-12gb", "dapo-math-1.5b-24gb", "paper-32b")
@@ -105,7 +106,7 @@ def _add_starting(group: Any) -> None:
     group.add_argument("--launcher", choices=LAUNCHERS, default="local", help="Where runs start (default: local).")
     group.add_argument(
         "--launcher_options",
-        type=_mapping,
+        type=mapping_of,
         default={},
         help='JSON for the launcher: {"slurm_partition": "gpu", "gpus_per_node": 1}, or {"num_gpus": 1} of ray.',
     )
@@ -275,16 +276,6 @@ def _folder(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("a folder is needed, got ''")
     return Path(text)
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f'{text!r} is no mapping. Write {{"name": value}}.')
-    return value
 
 
 def _refuse(message: str) -> NoReturn:

@@ -26,12 +26,11 @@ from trl_dapo.arena.settings import TRAINING_PROMPTS
 from .ablate_budget import DEFAULT_REGIME
 from .arguments import Arguments
 from .commands import ABLATE_RUN
-from .config_file import read_config_file, split_config_flag
 from .errors import UsageError, one_line, report
 from .held_out import held_out
 from .online import OnlineScriptArguments, online_arguments
 from .questions import ARENA
-from .script import build_trainer, make_parser
+from .script import build_trainer, parse_words
 from .unfinished import none_left
 
 
@@ -53,14 +52,8 @@ class RunScriptArguments(OnlineScriptArguments):
 
 def run_script(argv: list[str]) -> int:
     """Parses, trains and writes the result. Returns 0, or 2 after one line on stderr for what the user can fix."""
-    argv = split_config_flag(argv)
     try:
-        read_config_file(argv)
-        parser = make_parser(ABLATE_RUN)
-        unknown = parser.unknown_words(argv)[1]
-        if unknown:
-            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-        _run(parser.parse(argv))
+        _run(parse_words(ABLATE_RUN, argv))
     except UsageError as error:
         return report(error)
     return 0

@@ -20,6 +20,7 @@ from trl_dapo.ablation.manifest import Manifest, merged_manifest, read_manifest,
 from trl_dapo.ablation.results import ResultError, RunResult, find_results, read_result
 from trl_dapo.ablation.run_spec import RUN, RunSpec, read_spec, write_spec
 from trl_dapo.arena import REGIMES
+from trl_dapo.host.whole_files import write_whole
 
 from .ablate_plan import Ablation, PlannedRun, jobs_at_once, plan_ablation, report_dir, seeds_of
 from .errors import UsageError, one_line
@@ -134,21 +135,14 @@ def _prepare(ablation: Ablation, runs: Sequence[PlannedRun]) -> None:
     try:
         for one in runs:
             one.folder.mkdir(parents=True, exist_ok=True)
-            _write(one.folder / "config.yaml", yaml.safe_dump(dict(one.config), sort_keys=False))
+            write_whole(one.folder / "config.yaml", yaml.safe_dump(dict(one.config), sort_keys=False))
             write_spec(one.folder, one.spec)
         tables = Manifest(ablation.designs, tuple(ablation.budgets))
         write_manifest(ablation.output_dir, merged_manifest(ablation.output_dir, tables))
         lines = [shlex.join(ablation.command(one)) for one in runs]
-        _write(ablation.output_dir / "commands.txt", "\n".join(lines) + "\n")
+        write_whole(ablation.output_dir / "commands.txt", "\n".join(lines) + "\n")
     except OSError as error:
         raise UsageError(f"--output_dir {ablation.output_dir} cannot be written to: {error.strerror}.") from error
-
-
-def _write(file: Path, text: str) -> None:
-    """Writes a file, whole or not at all: another command may have started a run that reads it now."""
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
 
 
 def _print_plan(options: argparse.Namespace, ablation: Ablation, runs: Sequence[PlannedRun]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from .config_file import read_config_file, set_environment, split_config_flag
 from .errors import UsageError, one_line, report
 from .folders import check_folder
+from .json_words import mapping_of
 
 
 RUNS = Path("runs/eval")
@@ -54,10 +55,10 @@ def _add_model(group: Any) -> None:
     group.add_argument("--load_in_4bit", action="store_true", help="Quantize the weights to NF4.")
     group.add_argument("--use_vllm", action="store_true", help="Generate with vLLM.")
     group.add_argument(
-        "--vllm_kwargs", type=_mapping, default={}, help='JSON of further arguments of vllm.LLM, {"name": value}.'
+        "--vllm_kwargs", type=mapping_of, default={}, help='JSON of further arguments of vllm.LLM, {"name": value}.'
     )
     group.add_argument(
-        "--chat_template_kwargs", type=_mapping, default={}, help="JSON of further arguments of the chat template."
+        "--chat_template_kwargs", type=mapping_of, default={}, help="JSON of further arguments of the chat template."
     )
 
 
@@ -178,16 +179,6 @@ def _words(values: dict[str, Any], parser: argparse.ArgumentParser) -> list[str]
         many = value if isinstance(value, list) else [value]
         words += [f"--{name}", *(json.dumps(one) if isinstance(one, dict) else str(one) for one in many)]
     return words
-
-
-def _mapping(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not valid JSON: {one_line(error)}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a mapping. Write it as JSON, {{"name": value}}')
-    return value
 
 
 def _refuse(message: str) -> NoReturn:

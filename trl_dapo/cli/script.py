@@ -46,17 +46,27 @@ def make_parser(
 
 def run_script(command: Command, argv: list[str]) -> int:
     """Parses and trains. Returns 0, or 2 after one line on stderr for what the user can fix; a crash is raised."""
-    argv = split_config_flag(argv)
     try:
-        read_config_file(argv)
-        parser = make_parser(command)
-        unknown = parser.unknown_words(argv)[1]
-        if unknown:
-            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-        main(command, *parser.parse(argv))
+        main(command, *parse_words(command, argv))
     except UsageError as error:
         return report(error)
     return 0
+
+
+def parse_words(command: Command, argv: list[str]) -> Arguments:
+    """
+    Returns the arguments of a script.
+
+    Raises:
+        [`UsageError`]: If a word is none of the command's, or the file cannot be read.
+    """
+    argv = split_config_flag(argv)
+    read_config_file(argv)
+    parser = make_parser(command)
+    unknown = parser.unknown_words(argv)[1]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return parser.parse(argv)
 
 
 def main(

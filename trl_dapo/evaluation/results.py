@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from trl_dapo import __version__
 
+from ..host.whole_files import write_whole
 from .samples import DataSetScore, Sample
 
 
@@ -103,20 +104,20 @@ class ResultsFolder:
     def keep(self, data_set: str, samples: Sequence[Sample]) -> None:
         """Writes the samples of a data set anew, in place of what is there."""
         if self._writes:
-            _replace(self.samples_file(data_set), _lines(map(asdict, samples)))
+            write_whole(self.samples_file(data_set), _lines(map(asdict, samples)))
 
     def finish(self, scores: dict[str, DataSetScore]) -> None:
         """Writes the scores."""
         if not self._writes:
             return
         for name, score in scores.items():
-            _replace(self.folder / QUESTIONS / f"{file_name(name)}.jsonl", _lines(map(asdict, score.questions)))
+            write_whole(self.folder / QUESTIONS / f"{file_name(name)}.jsonl", _lines(map(asdict, score.questions)))
         self._write_results({name: summary(score) for name, score in scores.items()}, complete=True)
 
     def _write_results(self, data_sets: dict[str, Any], complete: bool) -> None:
         content = {"schema": SCHEMA, "trl_dapo": __version__, "complete": complete, "settings": self.settings}
         content["data_sets"] = data_sets
-        _replace(self.folder / RESULTS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_whole(self.folder / RESULTS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 class Unscored:
@@ -235,13 +236,3 @@ def _append_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         file.write(_lines(rows))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...evaluation.results import file_name
+from ...host.whole_files import write_whole
 from ..designs import Design
 from ..results import RunResult
 from .archive import ARCHIVE, ArchiveError, archive, read_archive
@@ -87,7 +88,7 @@ def write_report(
         PAGE: as_page(title, sections, drawn.figures, notes, left_out),
     }
     for name, text in texts.items():
-        _replace(folder / name, text)
+        write_whole(folder / name, text)
     return [*(folder / name for name in texts), *drawn.paths]
 
 
@@ -164,9 +165,3 @@ def _number(value: Any) -> Any:
     if hasattr(value, "item"):  # a number of numpy
         return value.item()
     raise TypeError(f"{value!r} cannot be written as JSON.")
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
