@@ -84,7 +84,8 @@ def _bca_shares(scores: np.ndarray, mean: float, means: np.ndarray, level: float
     bias = normal.inv_cdf(float(np.clip(below, 1 / means.size, 1 - 1 / means.size)))
     # The jackknife's means differ from their mean by (mean - score) / (n - 1)
     away = (mean - scores) / (scores.size - 1)
-    jackknife = -away
+    # As shares of the largest: the cube of a tiny one would be 0
+    jackknife = -away / np.abs(away).max()
     acceleration = float((jackknife**3).sum() / (6 * (jackknife**2).sum() ** 1.5))
     shares = []
     for tail in ((1 - level) / 2, (1 + level) / 2):
