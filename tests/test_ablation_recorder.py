@@ -71,6 +71,14 @@ def test_watching_changes_nothing(tmp_path):
         assert torch.equal(value, seen.model.state_dict()[name]), name
 
 
+def test_a_run_goes_on_where_its_progress_cannot_be_written(tmp_path):
+    trainer = make_trainer(tmp_path / "training")
+    recorder = watched(trainer, tmp_path / "a file", {"steps": 2})
+    (tmp_path / "a file").write_text("no folder")
+    trainer.train()
+    assert recorder.ends["steps"].steps == 2
+
+
 def test_refills_count_as_completions(tmp_path):
     trainer = make_trainer(tmp_path / "training", dynamic_sampling=True)
     recorder = watched(trainer, tmp_path, {"samples": 400})

@@ -9,6 +9,7 @@ run that was killed goes on with the numbers that it had.
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,9 @@ class Recorder(TrainerCallback, ExportableState):
         self.seconds += time.perf_counter() - self._mark
         spent = self._spent()
         if self._folder_is_ours:
-            write_progress(self._folder, self._progress(spent))
+            # A full disk is for the checkpoint to tell; how far the run is, is not worth its end
+            with suppress(OSError):
+                write_progress(self._folder, self._progress(spent))
         reached = self._reached(spent)
         if reached:
             self._measure_ends(reached)
