@@ -466,3 +466,10 @@ def test_the_percentile_bootstrap_is_too_short_with_eight_seeds():
     resampled = values[:, np.random.default_rng(1).integers(8, size=(1_000, 8))].mean(axis=-1)
     low, high = np.quantile(resampled, [0.025, 0.975], axis=1)
     assert 0.87 <= ((low <= 0) & (high >= 0)).mean() <= 0.92
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "holds"), [(-1, 1, True), (0, 1, True), (-1, 0, True), (0.01, 1, False), (-1, -0.01, False)]
+)
+def test_an_interval_holds_zero_at_its_ends_too(low, high, holds):
+    assert Interval(low, high).holds_zero is holds
