@@ -16,8 +16,10 @@ INTERRUPTED = 130
 
 SUMMARIES = {
     **{command.name: command.summary for command in COMMANDS.values()},
+    "plan": "say before a run whether it fits on a GPU, how long a step takes, and what to change",
     "verify": "check a run before it is started: reward, data, tokenizer, model and settings",
     "eval": "measure accuracy on held-out questions: avg@k, pass@k, maj@k, with intervals",
+    "merge": "merge an adapter into its base for serving, and say how much of it the rounding keeps",
     "ablate": "run an ablation: rows, seeds, equal budgets, and a report with intervals",
     "demo": "compare DAPO with GRPO on the built-in task, on a CPU",
 }
@@ -71,6 +73,14 @@ def _command(name: str) -> Callable[[list[str]], int]:
         from .verify import main as verify
 
         return verify
+    if name == "plan":
+        from .plan import main as plan
+
+        return plan
+    if name == "merge":
+        from .merge import main as merge
+
+        return merge
     if name == "demo":
         from .demo import main as demo
 

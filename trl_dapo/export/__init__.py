@@ -1,0 +1,1 @@
+"""Merging an adapter into its base, with what the rounding loses."""
