@@ -36,6 +36,7 @@ from ..packing.logprobs import PackedPasses
 from ..packing.suitability import tied_to_batch
 from ..packing.unfinished_rows import only_unfinished_rows
 from ..packing.update_phase import UpdatePhase
+from ..qlora.adapter_needed import check_adapter_is_given, check_no_adapter_on_head
 from ..qlora.precision import adapters_kept, is_quantized, set_adapter_dtype
 from .batch_size import check_dataset
 from .config import ROW_MEAN_LOSSES, GRPOConfig
@@ -141,6 +142,10 @@ class GRPOTrainer(Seams):
         """Raises for arguments of the constructor, by name, that cannot be right, before a model is loaded."""
         check_dataset(given.get("train_dataset"), args)
         check_weights(args.reward_weights)
+        check_adapter_is_given(
+            given["model"], given.get("quantization_config"), args.model_init_kwargs, given.get("peft_config")
+        )
+        check_no_adapter_on_head(given.get("peft_config"))
         loading: Any = args.model_init_kwargs or {}
         asked = given.get("quantization_config") or loading.get("quantization_config")
         _check_vllm(args, is_quantized(given["model"]) or asked is not None)
