@@ -49,7 +49,6 @@ def save_smollm2(folder: Path, layers: int | None) -> str:
     if layers is not None:
         model.model.layers = model.model.layers[:layers]
         model.config.num_hidden_layers = layers
-        model.config.layer_types = model.config.layer_types[:layers]
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(folder)
     return str(folder)

@@ -7,7 +7,7 @@ How the host is reached is in `host.seams`, how rows are packed in `packing`, wh
 
 import inspect
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -44,6 +44,8 @@ from ..rollouts.chunks import ChunkSize, in_chunks
 from ..rollouts.shared_prefill import sharing_prompts
 from .batch_size import check_dataset
 from .config import ROW_MEAN_LOSSES, GRPOConfig
+from .first_rollout import FirstTruncation, warn_of_plain_prompts
+from .offloading import offloading
 from .reward_errors import named
 from .reward_models import with_reward_models
 from .reward_values import check_rewards, check_weights
@@ -102,6 +104,8 @@ class GRPOTrainer(Seams):
     _epochs_behind: int = 0
     _told_of: str | None = None
     tie: str | None = None
+    _truncation = FirstTruncation()
+    _offloading: AbstractContextManager[Any] = nullcontext()
 
     def __init__(self, model, reward_funcs=None, args=None, *rest: Any, **kwargs: Any) -> None:
         check_host()
@@ -123,11 +127,14 @@ class GRPOTrainer(Seams):
         set_adapter_dtype(self.model, args.adapter_dtype)
         self.reward_timeout = args.reward_timeout
         self.drops_finished_rows = args.drops_finished_rows
+        self._truncation = FirstTruncation()
         self.rollout_place = RolloutPlace(self.host, self.accelerator.device, self.log_completions)
         self._set_up_packing(args)
+        self._offloading = offloading(self.model, args.activation_offloading, self.accelerator.device.type == "cpu")
         self.add_callback(FiniteWeights(self.trained))
         for line in args.inert_parts():
             logger.warning(line)
+        warn_of_plain_prompts(self.processing_class, self.train_dataset)
         settle_start(self, self.host.probe_logps, has_reference=self.beta != 0)
         if self.packed_passes is not None:
             self.packs()  # so that the log says it, or the run is refused, before it begins
@@ -250,6 +257,10 @@ class GRPOTrainer(Seams):
         if self.rollout_place is not None:
             self.rollout_place.add_unlogged_loss()
 
+    def step_ended(self) -> None:
+        super().step_ended()
+        self._truncation.look(self.host.metrics["train"], self.args.max_completion_length)
+
     def while_generating(self) -> AbstractContextManager[None]:
         return self._calls_of_generate() if self._generates_itself else super().while_generating()
 
@@ -272,6 +283,9 @@ class GRPOTrainer(Seams):
             size = ChunkSize(args.generation_chunk_size, args.max_tokens_per_generation_call, group)
             stack.enter_context(in_chunks(model, size, generate))
             yield
+
+    def while_stepping(self) -> AbstractContextManager[Any]:
+        return self._offloading
 
     def functions_to_call(self) -> dict[str, list]:
         functions: list[Any] = self.reward_funcs

@@ -5,6 +5,7 @@ Prompts that are read once per group: keys and values of a prompt are computed f
 token; the cache is copied to the rows, and `generate` goes on from there with the last token of each.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,7 @@ def sharing_prompts(
             return generate(**kwargs)
         cache.batch_select_indices(row_B)
         prefilled()
-        return generate(**kwargs, past_key_values=cache)
+        return generate(**kwargs, **{_cache_name(causal_model): cache})
 
     return shared
 
@@ -72,8 +73,13 @@ def _read(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache | N
         return None  # a prompt of one token
     positions = (mask.long().cumsum(dim=1) - 1).masked_fill(mask == 0, 1)  # as `generate` counts them
     output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-    cache = output.past_key_values
+    cache = output[_cache_name(model)]
     by_row = type(cache) is DynamicCache and all(
         type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
     )
     return cache if by_row else None
+
+
+def _cache_name(model: nn.Module) -> str:
+    """What the model calls its cache, by the release of transformers."""
+    return "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
