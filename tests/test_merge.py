@@ -1,6 +1,7 @@
 """An adapter merged into its base: the model that was trained, and what the rounding loses of it."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -132,6 +133,10 @@ def test_of_a_4_bit_base_the_weights_that_training_saw_are_taken(base, tmp_path,
     out = capsys.readouterr().out
     assert "4-bit weights that training saw, written out, float32" in out
     assert out.splitlines()[1].endswith("<- taken")
+    # Merged, it is nearer to the trained model than the base is without the adapter
+    far = float(re.search(r"without the adapter: (\S+) from", out)[1])
+    near = float(re.search(r"written out, float32: (\S+) from", out)[1])
+    assert far > 1e-3 > 1e-6 > near
     torch.testing.assert_close(
         logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), expected, atol=2e-5, rtol=1e-4
     )

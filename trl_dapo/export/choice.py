@@ -56,12 +56,15 @@ class Choice:
             What else was tried.
         in_bfloat16 ([`Kept`]):
             What bfloat16 keeps of the update, whatever was taken.
+        without ([`Agreement`], *optional*):
+            How far the base without the adapter is from the trained model; not of reward models.
     """
 
     merged: Merged
     taken: Candidate
     others: tuple[Candidate, ...]
     in_bfloat16: Kept
+    without: Agreement | None = None
 
 
 def choose(
@@ -87,6 +90,10 @@ def choose(
     bases = _bases(source, base)
     trained = load_trained(source, len(tokenizer))
     asked = (ask_for_rewards if source.scores else ask)(trained, tokenizer, list(prompts))
+    without = None
+    if not source.scores:
+        with trained.disable_adapter():
+            without = agreement(trained, asked)
     if "dequantized" not in bases:
         trained = None
     counted = list(dict.fromkeys(["bfloat16", *([dtype] if dtype else []), "float32"]))
@@ -103,7 +110,7 @@ def choose(
         merged = load_merged(source, taken.base, counted, len(tokenizer), trained)
         round_in_place(merged.model, taken.dtype)
     others = tuple(one for one in tried if one is not taken)
-    return Choice(merged, taken, others, merged.total("bfloat16"))
+    return Choice(merged, taken, others, merged.total("bfloat16"), without)
 
 
 def _bases(source: MergeSource, base: str | None) -> list[str]:

@@ -20,6 +20,11 @@ def lines(source: MergeSource, choice: Choice) -> list[str]:
     found = [f"adapter of rank {source.adapter.r} on {source.base_called}", *map(_candidate, (taken, *choice.others))]
     if choice.others:
         found[1] += " <- taken"
+    if choice.without is not None:
+        found.append(
+            f"for comparison, the base without the adapter: {choice.without.divergence:.3g} from the trained model, "
+            f"{choice.without.agrees:.1%} of greedy tokens agree"
+        )
     name, worst = taken.worst
     found.append(
         f"stored as {taken.dtype}: {taken.kept.share:.1%} of the {taken.kept.moved:,} entries that the adapter moves "

@@ -12,9 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from torch import nn
 
 from ..host.swapped import swapped
+
+
+logger = get_logger(__name__)
+
+# What `generate` is given that has a row for each completion
+BY_ROW = ("input_ids", "attention_mask")
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,16 @@ def in_chunks(
         ids = kwargs["input_ids"]
         rows, length = ids.shape
         chunk = size.of(rows, length, kwargs["generation_config"].max_new_tokens)
-        by_row = {name: one for name, one in kwargs.items() if _is_by_row(one, rows)}
-        if chunk >= rows or _has_parts(kwargs, by_row):
+        if chunk >= rows:
             return host(**kwargs)
+        others = [name for name, value in kwargs.items() if isinstance(value, torch.Tensor) and name not in BY_ROW]
+        if others:
+            logger.warning_once(
+                f"Completions are generated in one call, whatever its bound: of {others[0]!r} it is not known which "
+                "part belongs to which prompt."
+            )
+            return host(**kwargs)
+        by_row = {name: kwargs[name] for name in BY_ROW if name in kwargs}
         found = []
         for start in range(0, rows, chunk):
             own = {name: one[start : start + chunk] for name, one in by_row.items()}
@@ -98,15 +112,6 @@ def in_chunks(
 
     with swapped(model, generate=chunked):
         yield
-
-
-def _is_by_row(value: Any, rows: int) -> bool:
-    return isinstance(value, torch.Tensor) and value.dim() > 0 and len(value) == rows
-
-
-def _has_parts(kwargs: dict[str, Any], by_row: dict[str, Any]) -> bool:
-    """Whether there are tensors, such as the patches of images, of which it is not known whose they are."""
-    return any(isinstance(value, torch.Tensor) and name not in by_row for name, value in kwargs.items())
 
 
 def _joined(chunks: list[torch.Tensor], config: Any) -> torch.Tensor:
