@@ -210,6 +210,17 @@ def test_the_folder_is_complete(base, tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
+def test_a_merged_model_is_evaluated_like_any_other(base, tmp_path, capsys):
+    adapter(base, tmp_path / "run")
+    merge(tmp_path / "run", "--to", tmp_path / "out")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"prompt": "1+2=", "solution": "3"}\n')
+    words = ["--model_name_or_path", tmp_path / "out", "--dataset_name", questions, "--scorer", "number", "--k", "2"]
+    words += ["--max_new_tokens", "4", "--output_dir", tmp_path / "scores", "--device", "cpu"]
+    assert main(["eval", *map(str, words)]) == 0
+    assert "avg@2" in capsys.readouterr().out
+
+
 def test_the_last_checkpoint_stands_for_a_run_without_a_model(base, tmp_path):
     adapter(base, tmp_path / "run" / "checkpoint-2", scale=0.2)
     adapter(base, tmp_path / "run" / "checkpoint-10", scale=0.3)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig
 
 from preferences import lora_a, pairs, preference_args, saved
@@ -140,6 +141,17 @@ def online(cls, config, place: Place, folder: Path, **overrides):
         **place.settings(max_completion_length=place.tokens, gradient_checkpointing=place.on_gpu, **overrides),
     )
     return cls(place.model, share_reward, args, prompts(), peft_config=lora(), **place.four_bit())
+
+
+@pytest.fixture(autouse=True)
+def never_merged(monkeypatch):
+    """Training never merges an adapter: into packed weights, each time would change the base."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("an adapter was merged")
+
+    for owner, name in ((PeftModel, "merge_adapter"), (LoraModel, "merge_and_unload"), (LoraModel, "merge_adapter")):
+        monkeypatch.setattr(owner, name, refuse, raising=False)
 
 
 def test_small_updates_reach_the_adapter_and_leave_the_base(place, tmp_path, figures):
