@@ -5,8 +5,8 @@ import logging
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
+from allocator import allocations
 from tiny import plain_dataset, share_reward, tiny_args, tiny_lora, tiny_model, tiny_tokenizer
 from trl_dapo import DAPOConfig, DAPOTrainer, GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer
 from trl_dapo.grpo import offloading
@@ -58,9 +58,7 @@ def update_peak(trainer) -> int:
     host = trainer.update_phase._run_turn
 
     def watched(*args, **kwargs):
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-            loss = host(*args, **kwargs)
-        sizes = [event.nbytes() for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+        loss, sizes = allocations(lambda: host(*args, **kwargs))
         found.append(max(itertools.accumulate(sizes)) - max(sizes))
         return loss
 

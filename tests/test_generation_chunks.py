@@ -5,9 +5,9 @@ import torch
 from accelerate import PartialState
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.profiler import ProfilerActivity, profile
 from transformers import GenerationConfig
 
+from allocator import peak_of
 from tiny import (
     conversational_dataset,
     parity_reward,
@@ -285,18 +285,6 @@ def test_other_caches_are_read_as_before():
 
 
 # -------------------------------------------------------------------------------------------------------------- memory
-
-
-def peak_of(function) -> int:
-    """Most bytes that torch's allocator held at once, beyond those before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        function()
-    held = most = 0
-    for event in seen.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
 
 
 def test_the_peak_follows_from_the_chunk():

@@ -6,6 +6,8 @@ What only a GPU can tell: each check runs on the CPU with the tiny model, and on
 
 import hashlib
 import importlib.util
+import json
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig
 
+import allocator
 from preferences import lora_a, pairs, preference_args, saved
 from tiny import share_reward, tiny_args, tiny_model, tiny_tokenizer
 from trl_dapo import (
@@ -31,6 +34,7 @@ from trl_dapo import (
     RewardConfig,
     RewardTrainer,
 )
+from trl_dapo.cli.main import main
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,7 @@ def never_merged(monkeypatch):
 
     for owner, name in ((PeftModel, "merge_adapter"), (LoraModel, "merge_and_unload"), (LoraModel, "merge_adapter")):
         monkeypatch.setattr(owner, name, refuse, raising=False)
+    return monkeypatch
 
 
 def test_small_updates_reach_the_adapter_and_leave_the_base(place, tmp_path, figures):
@@ -210,3 +215,56 @@ def test_preferences_on_a_4_bit_base(place, tmp_path, figures, cls, config, task
     trainer.train()
     assert not torch.equal(lora_a(trainer.model), before)
     figures("loss", round(trainer.state.log_history[0]["loss"], 4))
+
+
+def peak_of(place: Place, function) -> int:
+    """Most bytes that the device held at once, beyond those before."""
+    if place.on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    return allocator.peak_of(function)
+
+
+def test_a_smaller_call_takes_less_memory(place, tmp_path, figures):
+    rows = [prompt for prompt in prompts(16)["prompt"] for _ in range(4)]
+    peaks = {}
+    for chunk in (64, 16):
+        trainer = online(GRPOTrainer, GRPOConfig, place, tmp_path, generation_chunk_size=chunk)
+        trainer._generate(rows)  # what is allocated once
+        peaks[chunk] = peak_of(place, lambda trainer=trainer: trainer._generate(rows))
+        figures(f"peak MiB of calls of {chunk}", round(peaks[chunk] / 2**20, 1))
+    assert peaks[16] < 0.5 * peaks[64]
+
+
+def test_activations_that_wait_elsewhere_change_nothing(place, tmp_path, figures):
+    found, peaks = {}, {}
+    for offloads in (False, True):
+        trainer = online(
+            GRPOTrainer, GRPOConfig, place, tmp_path / str(offloads), activation_offloading=offloads, max_steps=2
+        )
+        peaks[offloads] = peak_of(place, trainer.train)
+        found[offloads] = lora_a(trainer.model)
+        figures(f"peak MiB {'with' if offloads else 'without'}", round(peaks[offloads] / 2**20, 1))
+    torch.testing.assert_close(found[True], found[False], rtol=1e-3 if place.on_gpu else 0, atol=1e-6)
+
+
+def test_from_the_command_line_to_a_merged_model(place, tmp_path, figures, capsys, never_merged):
+    rows = tmp_path / "rows.jsonl"
+    prompts(8).to_json(rows)
+    words = ["dapo", "--model_name_or_path", place.model, "--dataset_name", rows, "--reward_funcs", "number"]
+    words += ["--load_in_4bit", "--output_dir", tmp_path / "run", "--per_device_train_batch_size", 4]
+    words += ["--num_generations", 4, "--max_completion_length", place.tokens, "--max_steps", 2]
+    words += ["--max_refill_rounds", 1, "--report_to", "none", *([] if place.on_gpu else ["--use_cpu"])]
+    assert main([str(word) for word in words]) == 0
+    assert json.loads((tmp_path / "run" / "base_quantization.json").read_text())["load_in_4bit"] is True
+    capsys.readouterr()
+    never_merged.undo()
+    assert main(["merge", str(tmp_path / "run"), "--to", str(tmp_path / "merged"), "--dtype", "float32"]) == 0
+    near = float(re.search(r"written out, float32: (\S+) from", capsys.readouterr().out)[1])
+    figures("KL of the merged model", near)
+    # A card computes the 4-bit side in 16 bits
+    assert abs(near) < (0.05 if place.on_gpu else 1e-5)
