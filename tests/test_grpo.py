@@ -118,7 +118,14 @@ def test_a_quantized_model_does_not_generate_with_vllm(tmp_path):
     path = save_tiny_model(tmp_path / "model", tiny_tokenizer())
     config = BitsAndBytesConfig(load_in_4bit=True)
     with pytest.raises(ValueError, match=r"use_vllm=True"):
-        build(GRPOTrainer, args, model=path, quantization_config=config, reward_funcs=share_reward)
+        build(
+            GRPOTrainer,
+            args,
+            model=path,
+            quantization_config=config,
+            peft_config=tiny_lora(),
+            reward_funcs=share_reward,
+        )
 
 
 def test_microbatches_that_are_not_packed_are_generated_once(tmp_path):
