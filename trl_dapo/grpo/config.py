@@ -78,9 +78,10 @@ class GRPOConfig(OwnConfig, trl.GRPOConfig):
         vllm_base (`str`, *optional*):
             With `vllm_sync="adapter"`, how the engine holds the base: `"4bit"` or `"16bit"`. By default as training
             does.
-        vllm_sync_tolerance (`float`, *optional*, defaults to `0.2`):
+        vllm_sync_tolerance (`float`, *optional*):
             With `vllm_sync="adapter"` or `"dense"`, the mean difference of log-probabilities, in nats per token, above
-            which engine and trainer count as different models, and the run stops.
+            which engine and trainer count as different models, and the run stops. By default 0.2, and 1.0 where one
+            side holds the base in 4 bits and the other in 16.
 
         > Memory of the update
 
@@ -127,8 +128,8 @@ class GRPOConfig(OwnConfig, trl.GRPOConfig):
     vllm_base: str | None = field(
         default=None, metadata={"help": "With vllm_sync='adapter', how vLLM holds the base: '4bit' or '16bit'."}
     )
-    vllm_sync_tolerance: float = field(
-        default=0.2,
+    vllm_sync_tolerance: float | None = field(
+        default=None,
         metadata={
             "help": "Mean difference of log-probabilities between vLLM and trainer that stops the run, in nats."
         },
