@@ -1,12 +1,15 @@
 """Examples run as a user would run them, on a part of the model."""
 
+import json
 import statistics
 from functools import cache
 
 import gguf
 import pytest
+from transformers import AutoModelForCausalLM
 
 import preferences_to_ppo
+import qlora_smollm2
 import replace_grpo
 from trl_dapo import DAPOConfig
 from trl_dapo.arena import arena_accuracy
@@ -54,6 +57,27 @@ def test_grpo_script_with_one_word_replaced(tmp_path, capsys, first_layers):
     columns = dict(zip(header.split()[:3], rows[0].split()[:3], strict=True))
     expected = {"step": "1", "reward": f"{logs[0]['reward']:.3f}"}
     assert columns == {**expected, "informative": f"{logs[0]['dapo/frac_informative']:.3f}"}
+
+
+def test_qlora_from_4_bit_weights_to_a_merged_model(tmp_path, monkeypatch, capsys):
+    def letters(completions, solution, **kwargs):
+        # Four layers find no sum; they write more letters or fewer
+        texts = [completion[0]["content"] for completion in completions]
+        return [sum(map(str.isalpha, text)) / max(len(text), 1) for text in texts]
+
+    monkeypatch.setattr(qlora_smollm2, "get_scorer", lambda name: letters)
+    words = ["--layers", "4", "--steps", "3", "--tokens", "8", "--questions", "2", "--k", "2"]
+    accuracies = qlora_smollm2.main([*words, "--output_dir", str(tmp_path)])
+    assert set(accuracies) == {"before", "after"}
+    state = json.loads((tmp_path / "run" / "checkpoint-3" / "trainer_state.json").read_text())
+    # Stopped after the first step, and gone on with: three steps, no step twice
+    assert [log["step"] for log in state["log_history"] if "loss" in log] == [1, 2, 3]
+    assert (tmp_path / "run" / "checkpoint-1").is_dir()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert merged.config.num_hidden_layers == 4
+    out = capsys.readouterr().out
+    assert "accuracy before" in out
+    assert "of the update" in out
 
 
 def test_reward_reads_the_last_number():

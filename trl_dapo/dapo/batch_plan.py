@@ -4,11 +4,13 @@ Batch arithmetic before a run starts: how many prompts, completions and updates 
 A config in, numbers and lines of text out. Nothing here changes the config or reads a dataset.
 """
 
+import math
 from dataclasses import dataclass
 
 from ..grpo.batch_size import prompts_per_rollout
 from ..host.required import required
 from .config import DAPOConfig
+from .sampling.refill import largest_round
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,16 @@ class BatchPlan:
 def batch_plan(args: DAPOConfig) -> BatchPlan:
     """Returns the batch arithmetic of a config, for the number of processes that it was made for."""
     completions = required(args.generation_batch_size)
-    rounds = args.max_round_batches * (1 + args.max_refill_rounds) if args.dynamic_sampling else 1
+    prompts, rounds = prompts_per_rollout(args), 1 + args.max_refill_rounds
+    processes = required(args.world_size)
+    granule = processes // math.gcd(processes, required(args.num_generations))
+    groups = largest_round(prompts, args.max_round_batches, granule) * rounds if args.dynamic_sampling else prompts
     return BatchPlan(
-        prompts=prompts_per_rollout(args),
+        prompts=prompts,
         completions=completions,
         update_rows=args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
         updates=args.updates_between_generations,
-        most_completions=int(rounds * completions),
+        most_completions=groups * required(args.num_generations),
     )
 
 

@@ -79,7 +79,7 @@ class DAPOConfig(GRPOConfig):
         max_round_batches (`float`, *optional*, defaults to `1.0`):
             Largest generation round, in generation batches. TRL's generation with transformers holds a whole round in
             memory. With vLLM, or with memory to spare, a larger bound saves refill rounds when few groups are
-            informative.
+            informative. Below 1, several smaller rounds fill a batch.
         skip_degenerate (`str`, *optional*):
             `"greso"` skips prompts whose last groups were degenerate. The more of these there were in a row, the more
             likely the prompt is skipped ([GRESO](https://huggingface.co/papers/2506.02177)).
