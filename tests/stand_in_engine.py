@@ -8,6 +8,7 @@ sleeps, loses its weights at sleep level 2, and answers from keys and values of 
 import sys
 import types
 from importlib.machinery import ModuleSpec
+from typing import ClassVar
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -50,7 +51,7 @@ class Logprob:
 class LLM:
     """See the module. `made` holds all engines since `install`."""
 
-    made: list["LLM"] = []
+    made: ClassVar[list["LLM"]] = []
 
     def __init__(self, model, **given):
         own = NAMES["vllm.entrypoints.llm:LLM.__init__"] + NAMES["vllm.engine.arg_utils:EngineArgs"]

@@ -8,7 +8,7 @@ import stand_in_engine
 from stand_in_engine import LLM
 from tiny import save_tiny_model, share_reward, snapshot, tiny_args, tiny_lora, tiny_tokenizer
 from training import build, dapo_args, record_rollouts, train
-from trl_dapo import DAPOTrainer, GRPOConfig, GRPOTrainer
+from trl_dapo import DAPOTrainer, GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer
 from trl_dapo.rollouts.sync_check import SyncError
 
 
@@ -58,7 +58,8 @@ def test_the_engine_samples_from_the_policy_that_is_trained(tmp_path, monkeypatc
     assert any(not torch.equal(after[name], value) for name, value in before.items() if "lora_" in name)
     assert max(log["rollout/sync_difference"] for log in result.logs if "rollout/sync_difference" in log) < 1e-5
     (engine,) = engines
-    assert "sleep 2" not in engine.calls and ("sleep 1" in engine.calls) == sleeps
+    assert "sleep 2" not in engine.calls
+    assert ("sleep 1" in engine.calls) == sleeps
     given = engine.arguments
     assert (given["quantization"], given["load_format"], given["max_lora_rank"]) == ("bitsandbytes", "bitsandbytes", 8)
 
@@ -131,3 +132,38 @@ def test_8_bit_is_refused_by_name(tmp_path):
             peft_config=tiny_lora(),
             reward_funcs=share_reward,
         )
+
+
+def test_the_engine_samples_for_ppo(tmp_path, monkeypatch):
+    engines = stand_in_engine.install(monkeypatch)
+    args = tiny_args(tmp_path, cls=PPOConfig, use_vllm=True, vllm_mode="colocate", vllm_enable_sleep_mode=True)
+    rollouts = []
+    result = train(
+        PPOTrainer,
+        args,
+        model=quantized_model(tmp_path),
+        peft_config=tiny_lora(init_lora_weights=False),
+        reward_funcs=share_reward,
+        prepare=lambda trainer: rollouts.append(record_rollouts(trainer)),
+    )
+    assert len(engines) == 1
+    assert len(rollouts[0]) >= 2
+    found = [log["rollout/sync_difference"] for log in result.logs if "rollout/sync_difference" in log]
+    assert found
+    assert max(found) < 1e-5
+
+
+def test_a_run_goes_on_from_a_checkpoint(tmp_path, monkeypatch):
+    stand_in_engine.install(monkeypatch)
+    run(tmp_path, save_strategy="steps", save_steps=2, max_steps=2)
+    found = train(
+        DAPOTrainer,
+        arguments(tmp_path, max_steps=4),
+        model=quantized_model(tmp_path),
+        peft_config=tiny_lora(init_lora_weights=False),
+        reward_funcs=share_reward,
+        resume=str(tmp_path / "checkpoint-2"),
+    )
+    assert found.trainer.state.global_step == 4
+    found = [log["rollout/sync_difference"] for log in found.logs if "rollout/sync_difference" in log]
+    assert max(found) < 1e-5

@@ -42,13 +42,22 @@ def mismatch(trainer_logps: torch.Tensor, sampler_logps: torch.Tensor, mask: tor
         mask (`torch.Tensor`):
             Which tokens are the policy's, shape `(B, T)`. Without any, `k3` is 0.
     """
+    return _of_rows(_row_sums(trainer_logps, sampler_logps, mask))
+
+
+def _row_sums(trainer_logps: torch.Tensor, sampler_logps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Returns the sum of k3, the tokens and the sum of log-ratios of each row, shape `(B, 3)`."""
     difference = torch.nan_to_num((trainer_logps - sampler_logps).double(), nan=0.0) * mask  # (B, T)
-    k3 = (difference.exp() - 1 - difference).sum() / mask.sum().clamp(min=1)
-    log_weights = difference.sum(dim=1)  # (B,)
+    k3 = (difference.exp() - 1 - difference).sum(dim=1)
+    return torch.stack([k3, mask.sum(dim=1).double(), difference.sum(dim=1)], dim=1)
+
+
+def _of_rows(rows: torch.Tensor) -> Mismatch:
+    k3, tokens, log_weights = rows.unbind(dim=1)
     # The largest is taken out, since a product over a long row overflows
     weights = (log_weights - log_weights.max()).exp()
     size = weights.sum() ** 2 / (len(weights) * (weights**2).sum())
-    return Mismatch(k3.item(), size.item())
+    return Mismatch((k3.sum() / tokens.sum().clamp(min=1)).item(), size.item())
 
 
 def masked_groups(ratio: torch.Tensor, mask: torch.Tensor, advantages: torch.Tensor, group: int) -> torch.Tensor:
@@ -91,10 +100,9 @@ def mismatch_metrics(output: dict[str, Any], gather: Any, group: int, masks: boo
     if ratio is None:
         return {}
     mask = output["completion_mask"] * output.get("tool_mask", 1)
-    found = mismatch(output["old_per_token_logps"], output["sampling_per_token_logps"], mask)
-    numbers = torch.tensor([[found.k3, found.effective_sample_size]], device=ratio.device)
-    k3, size = gather(numbers).mean(dim=0).tolist()
-    metrics = {"rollout/mismatch_k3": k3, "rollout/effective_sample_size": size}
+    # Rows of all processes first: a mean of ratios would be another number
+    found = _of_rows(gather(_row_sums(output["old_per_token_logps"], output["sampling_per_token_logps"], mask)))
+    metrics = {"rollout/mismatch_k3": found.k3, "rollout/effective_sample_size": found.effective_sample_size}
     if masks:
         per_row = [((ratio != 0) & (mask != 0)).any(dim=1), _per_row(output["advantages"])]
         kept, advantages = (gather(rows.float()[:, None]) for rows in per_row)
