@@ -136,7 +136,7 @@ def test_8_bit_is_refused_by_name(tmp_path):
 
 def test_the_engine_samples_for_ppo(tmp_path, monkeypatch):
     engines = stand_in_engine.install(monkeypatch)
-    args = tiny_args(tmp_path, cls=PPOConfig, use_vllm=True, vllm_mode="colocate", vllm_enable_sleep_mode=True)
+    args = tiny_args(tmp_path, cls=PPOConfig, use_vllm=True, vllm_mode="colocate", max_steps=6)
     rollouts = []
     result = train(
         PPOTrainer,
