@@ -211,6 +211,8 @@ class GRPOTrainer(Seams):
     @property
     def _generates_itself(self) -> bool:
         """Whether the model's own `generate` makes the completions, in this process."""
+        if self.rollout_place is None:  # made without `__init__`
+            return False
         args = self.args
         return not (self.use_vllm or self.rollout_func is not None or args.use_transformers_continuous_batching)
 
