@@ -226,7 +226,7 @@ class GRPOTrainer(Seams):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
-        if self.use_vllm and self.model.training:
+        if self.rollout_place is not None and self.use_vllm and self.model.training:
             masks = self.vllm_importance_sampling_mode in ("sequence_mask", "token_mask")
             self.host.log(mismatch_metrics(output, self.accelerator.gather, self.num_generations, masks))
             if isinstance(self.vllm_generation, OwnGeneration):
