@@ -111,23 +111,6 @@ def test_adapters_can_be_bfloat16_as_in_trl(tmp_path):
     assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.bfloat16}
 
 
-def test_a_quantized_model_does_not_generate_with_vllm(tmp_path):
-    args = own_args(tmp_path, use_vllm=True)
-    with pytest.raises(ValueError, match=r"use_vllm=True.*packed integers"):
-        build(GRPOTrainer, args, model=quantized_model(tmp_path), peft_config=tiny_lora(), reward_funcs=share_reward)
-    path = save_tiny_model(tmp_path / "model", tiny_tokenizer())
-    config = BitsAndBytesConfig(load_in_4bit=True)
-    with pytest.raises(ValueError, match=r"use_vllm=True"):
-        build(
-            GRPOTrainer,
-            args,
-            model=path,
-            quantization_config=config,
-            peft_config=tiny_lora(),
-            reward_funcs=share_reward,
-        )
-
-
 def test_microbatches_that_are_not_packed_are_generated_once(tmp_path):
     # Completions of one length leave nothing to pack
     def alike(prompts, trainer):

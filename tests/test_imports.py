@@ -340,11 +340,12 @@ def test_few_methods_of_the_host_are_overridden_and_none_often():
     assert_none(
         f"{name} of {', '.join(classes)}"
         for name, classes in by_name.items()
-        if name != "__init__" and len(classes) > 2
+        if name != "__init__" and len(classes) > (3 if name == "_generate_and_score_completions" else 2)
     )
     # 20 for passes and parts. Three for what a load leaves out: `_run_epoch`, `_load_from_checkpoint`,
     # `_load_best_model`. Three for evaluations inside of a step, weights that must not be saved, and stale files
-    assert len(overrides()) <= 26, "\n".join(f"{cls}.{name}" for name, cls in overrides())
+    # and one that counts what vLLM's importance sampling does to a rollout
+    assert len(overrides()) <= 27, "\n".join(f"{cls}.{name}" for name, cls in overrides())
 
 
 def made(node: ast.ClassDef) -> set[str]:

@@ -70,6 +70,20 @@ class GRPOConfig(OwnConfig, trl.GRPOConfig):
         prefill_once (`bool`, *optional*, defaults to `True`):
             Read a prompt that completions share once, and copy its keys and values to each of them.
 
+        > Generation with vLLM
+
+        vllm_sync (`str`, *optional*):
+            What vLLM gets before each rollout: `"merged"`, the weights with the adapter merged into them, as in TRL;
+            `"adapter"`, the adapter alone, for an engine that holds the base itself; `"dense"`, the base dequantized,
+            with the adapter added. By default `"adapter"` on a 4-bit base, else `"merged"`.
+        vllm_base (`str`, *optional*):
+            With `vllm_sync="adapter"`, how the engine holds the base: `"4bit"` or `"16bit"`. By default as training
+            does.
+        vllm_sync_tolerance (`float`, *optional*):
+            With `vllm_sync="adapter"` or `"dense"`, the mean difference of log-probabilities, in nats per token, above
+            which engine and trainer count as different models, and the run stops. By default 0.2, and 1.0 where one
+            side holds the base in 4 bits and the other in 16.
+
         > Memory of the update
 
         activation_offloading (`bool`, *optional*, defaults to `False`):
@@ -108,6 +122,18 @@ class GRPOConfig(OwnConfig, trl.GRPOConfig):
     )
     prefill_once: bool = field(
         default=True, metadata={"help": "Read a prompt that completions share once, and copy its keys and values."}
+    )
+    vllm_sync: str | None = field(
+        default=None, metadata={"help": "What vLLM gets before each rollout: 'merged', 'adapter' or 'dense'."}
+    )
+    vllm_base: str | None = field(
+        default=None, metadata={"help": "With vllm_sync='adapter', how vLLM holds the base: '4bit' or '16bit'."}
+    )
+    vllm_sync_tolerance: float | None = field(
+        default=None,
+        metadata={
+            "help": "Mean difference of log-probabilities between vLLM and trainer that stops the run, in nats."
+        },
     )
     activation_offloading: bool = field(
         default=False, metadata={"help": "Keep activations in the CPU's memory between forward and backward."}

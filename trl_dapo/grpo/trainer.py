@@ -41,6 +41,9 @@ from ..packing.update_phase import UpdatePhase
 from ..qlora.adapter_needed import check_adapter_is_given, check_no_adapter_on_head
 from ..qlora.precision import adapters_kept, is_quantized, set_adapter_dtype
 from ..rollouts.chunks import ChunkSize, in_chunks
+from ..rollouts.engine_settings import EngineSettings, check_8bit, check_engine_fields
+from ..rollouts.mismatch import mismatch_metrics
+from ..rollouts.own_engine import OwnGeneration, own_engine
 from ..rollouts.shared_prefill import sharing_prompts
 from .batch_size import check_dataset
 from .config import ROW_MEAN_LOSSES, GRPOConfig
@@ -91,7 +94,7 @@ class GRPOTrainer(Seams):
             All further arguments of [`~trl.GRPOTrainer`], from `train_dataset` to `environment_factory`.
 
     Raises:
-        `ValueError`: Where a quantized model is to generate with vLLM, or prompts are too few for one batch.
+        `ValueError`: Where vLLM cannot have the adapter or the base, or prompts are too few for one batch.
     """
 
     args: GRPOConfig
@@ -120,10 +123,9 @@ class GRPOTrainer(Seams):
         for name in ("train", "eval"):
             if f"{name}_dataset" in bound.arguments:
                 bound.arguments[f"{name}_dataset"] = checked_prompts(bound.arguments[f"{name}_dataset"], name)
-        with adapters_kept(model), copies_start_plainly(model), watching_loads(refuse_new):
+        engine = EngineSettings(args.vllm_sync, args.vllm_base, args.vllm_sync_tolerance)
+        with adapters_kept(model), copies_start_plainly(model), watching_loads(refuse_new), own_engine(engine):
             super().__init__(*bound.args[1:], **bound.kwargs)
-        # Whether a model is quantized, its name alone does not say
-        _check_vllm(args, is_quantized(self.model))
         set_adapter_dtype(self.model, args.adapter_dtype)
         self.reward_timeout = args.reward_timeout
         self.drops_finished_rows = args.drops_finished_rows
@@ -160,7 +162,9 @@ class GRPOTrainer(Seams):
         _check_chunks(args, given)
         loading: Any = args.model_init_kwargs or {}
         asked = given.get("quantization_config") or loading.get("quantization_config")
-        _check_vllm(args, is_quantized(given["model"]) or asked is not None)
+        check_engine_fields(args, is_quantized(given["model"]) or asked is not None)
+        if args.use_vllm:
+            check_8bit(given["model"], asked)
 
     @property
     def needs_advantage(self) -> bool:
@@ -207,6 +211,8 @@ class GRPOTrainer(Seams):
     @property
     def _generates_itself(self) -> bool:
         """Whether the model's own `generate` makes the completions, in this process."""
+        if self.rollout_place is None:  # made without `__init__`
+            return False
         args = self.args
         return not (self.use_vllm or self.rollout_func is not None or args.use_transformers_continuous_batching)
 
@@ -217,6 +223,16 @@ class GRPOTrainer(Seams):
         # where a model remembers something per row outside of its cache
         shared = self.is_fsdp_enabled or self.is_deepspeed_enabled
         return self._generates_itself and not shared and not self.host.is_multimodal and self.tie is None
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        if self.rollout_place is not None and self.use_vllm and self.model.training:
+            masks = self.vllm_importance_sampling_mode in ("sequence_mask", "token_mask")
+            self.host.log(mismatch_metrics(output, self.accelerator.gather, self.num_generations, masks))
+            if isinstance(self.vllm_generation, OwnGeneration):
+                for difference in self.vllm_generation.take_differences():
+                    self.host.log({"rollout/sync_difference": difference})
+        return output
 
     # Hooks of the seams
 
@@ -332,15 +348,6 @@ def _check_chunks(args: GRPOConfig, given: dict[str, Any]) -> None:
         raise ValueError(
             f"generation_chunk_size={args.generation_chunk_size} with tools: processes would call a sharded model "
             "different numbers of times. Leave it out."
-        )
-
-
-def _check_vllm(args: GRPOConfig, quantized: bool) -> None:
-    if args.use_vllm and quantized:
-        raise ValueError(
-            "use_vllm=True with a 4-bit or 8-bit model: TRL sends vLLM the packed integers of the base as if they "
-            "were weights, after merging the adapter into them, which changes the base a little each time. Set "
-            "use_vllm=False, or load the model without quantization."
         )
 
 

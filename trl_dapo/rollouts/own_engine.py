@@ -1,0 +1,111 @@
+"""
+TRL's vLLM generation with an engine that gets the adapter, or dense weights, and is checked after each sync.
+
+It takes the place of TRL's class while TRL's constructor runs. Where the engine is to get merged weights, it does what
+TRL's does.
+"""
+
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from trl.generation import vllm_generation
+from trl.generation.vllm_generation import VLLMGeneration
+from trl.trainer import grpo_trainer
+
+from ..host.swapped import swapped
+from .adapter_engine import AdapterSync
+from .dense_engine import DenseSync
+from .engine import Engine
+from .engine_settings import EngineSettings
+from .sync_check import SyncCheck
+
+
+WAYS = {"adapter": AdapterSync, "dense": DenseSync}
+
+
+class OwnGeneration(VLLMGeneration):
+    """
+    [`~trl.generation.vllm_generation.VLLMGeneration`] whose engine can get the adapter alone, or dense weights.
+
+    Args:
+        settings ([`EngineSettings`]):
+            What the engine holds and gets.
+        **kwargs:
+            The host's arguments.
+    """
+
+    def __init__(self, *, settings: EngineSettings, **kwargs: Any) -> None:
+        self.settings = settings
+        self.way: AdapterSync | DenseSync | None = None
+        self._unread_differences: list[float] = []
+        super().__init__(**kwargs)
+
+    def take_differences(self) -> list[float]:
+        """Returns the differences that were found since the last call, in nats per token."""
+        taken, self._unread_differences = self._unread_differences, []
+        return taken
+
+    # The host's methods
+
+    def _init_vllm(self) -> None:
+        sync = self.settings.sync_of(self.model)
+        if sync == "merged":
+            return super()._init_vllm()
+        kind = self.accelerator.distributed_type
+        if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise ValueError(f"vllm_sync={sync!r} with {kind}: no process has the whole adapter. Use DDP or one GPU.")
+        self.way = WAYS[sync](self.model, self.settings, self.trust_remote_code)
+        tokenizer: Any = getattr(self.processing_class, "tokenizer", self.processing_class)
+        tolerance, autocast = self.settings.tolerance_of(self.model), self.accelerator.autocast
+        self._check = SyncCheck(self.model, tokenizer, tolerance, sync, autocast)
+        host = vars(vllm_generation).get("LLM")  # absent where vLLM is, which the host says
+        with swapped(vllm_generation, LLM=partial(self._engine, host)):
+            return super()._init_vllm()
+
+    def _engine(self, host: Any, **kwargs: Any) -> Engine:
+        way: Any = self.way
+        given = {**kwargs, **way.engine_arguments()}
+        return Engine(host(**given), way.sleep_level)
+
+    def _iter_named_params(self) -> Any:
+        if isinstance(self.way, DenseSync):
+            return self.way.weights()
+        return super()._iter_named_params()
+
+    def sync_weights(self) -> None:
+        if self.way is None:
+            return super().sync_weights()
+        with torch.no_grad():
+            if isinstance(self.way, DenseSync):
+                super().sync_weights()
+            else:
+                self._sync_adapter(self.way)
+        self.llm.unchecked = self._check_sync
+
+    def _sync_adapter(self, way: AdapterSync) -> None:
+        if self.enable_sleep_mode and self._llm_weights_sleeping:
+            vllm_generation.empty_cache()
+            self.llm.wake_up(tags=["weights"])
+            self._llm_weights_sleeping = False
+        self.llm.lora_request = way.load(self.llm.llm_engine)
+        # Keys and values of prompts are those of the adapter before
+        self.llm.reset_prefix_cache()
+
+    def _check_sync(self) -> None:
+        found = self._check.difference(self.llm.llm, self.llm.lora_request)
+        self._unread_differences.append(found)
+
+
+@contextmanager
+def own_engine(settings: EngineSettings) -> Generator[None]:
+    """Has TRL's trainers make an [`OwnGeneration`] while it is entered."""
+    with _swapped_class(settings):
+        yield
+
+
+def _swapped_class(settings: EngineSettings) -> AbstractContextManager[None]:
+    return swapped(grpo_trainer, VLLMGeneration=partial(OwnGeneration, settings=settings))
