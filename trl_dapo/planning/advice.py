@@ -17,8 +17,10 @@ PREFERENCES = ("dpo", "reward")
 SPARE = 0.1
 # Plans that one question may ask for
 MOST_PLANS = 64
+MOST_GUESSES = 5
 LONGEST = 32_768
 MOST_ROWS = 1024
+MOST_GROUP = 256
 
 Planner = Callable[[RunShape], MemoryPlan]
 
@@ -124,13 +126,18 @@ def first_change(shape: RunShape, plans: Plans, free: int) -> Change | None:
 def largest(shape: RunShape, plans: Plans, free: int) -> Largest:
     """Returns the most rows per device, tokens per completion and completions per prompt that fit, each by itself."""
     preferences = shape.algorithm in PREFERENCES
+    rows = shape.microbatch_rows // (2 if preferences else 1)
+    groups = not preferences and shape.algorithm != "ppo"
     return Largest(
-        per_device_train_batch_size=_most(1, MOST_ROWS, lambda n: plans.bytes(with_rows(shape, n)) <= free, plans),
-        completion_length=16 * _most(1, LONGEST // 16, lambda n: plans.bytes(_with_length(shape, 16 * n)) <= free, plans),
-        num_generations=None
-        if preferences or shape.algorithm == "ppo"
-        else _most(2, 256, lambda n: plans.bytes(with_group(shape, n)) <= free, plans),
-        generation_chunk_size=chunk_for(shape, plans, free),
+        _most(1, rows, MOST_ROWS, lambda n: plans.bytes(with_rows(shape, n)), free),
+        16
+        * _most(
+            1, shape.completion_length // 16, LONGEST // 16, lambda n: plans.bytes(_with_length(shape, 16 * n)), free
+        ),
+        _most(2, shape.num_generations, MOST_GROUP, lambda n: plans.bytes(with_group(shape, n)), free)
+        if groups
+        else None,
+        chunk_for(shape, plans, free),
     )
 
 
@@ -139,11 +146,9 @@ def chunk_for(shape: RunShape, plans: Plans, free: int, spare: float = 0.0) -> i
     if not shape.chunk_rows:
         return None
     group = max(1, shape.num_generations)
-    limit = free * (1 - spare)
-    groups = max(1, shape.round_rows // group)
-    return group * _most(
-        1, groups, lambda n: plans.bytes(replace(shape, chunk_rows=n * group)) <= limit, plans, largest_first=True
-    )
+    now, groups = shape.chunk_rows // group, max(1, shape.round_rows // group)
+    needs = lambda n: plans.bytes(replace(shape, chunk_rows=n * group))  # noqa: E731
+    return group * _most(1, now, groups, needs, free * (1 - spare))
 
 
 def with_rows(shape: RunShape, rows: int) -> RunShape:
@@ -166,23 +171,37 @@ def _with_length(shape: RunShape, tokens: int) -> RunShape:
     return replace(shape, completion_length=tokens)
 
 
-def _most(
-    least: int, most: int, fits: Callable[[int], bool], plans: Plans, largest_first: bool = False
-) -> int:
-    """Returns the largest number that fits, for what only grows; 0 if not even `least` does."""
-    if largest_first and fits(most):
-        return most
-    if not fits(least):
+def _most(least: int, now: int, most: int, needs: Callable[[int], int], limit: float) -> int:
+    """
+    Returns the largest number of at most `most` that fits, to a sixteenth, for needs that only grow; 0 if `least` does
+    not fit.
+
+    Needs are almost straight lines, so each next number is where the line through the nearest two known ones ends.
+    """
+    known = {number: needs(number) for number in {least, max(least, min(now, most))}}
+    if known[least] > limit:
         return 0
-    low, step = least, least
-    while low + step <= most and not plans.exhausted and fits(low + step):
-        low, step = low + step, 2 * step
-    high = min(low + step, most + 1)
-    # `low` fits, `high` does not. To a sixteenth is near enough for advice
-    while high - low > max(1, low // 16) and not plans.exhausted:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    for _ in range(MOST_GUESSES):
+        low = max(number for number, need in known.items() if need <= limit)
+        high = min((number for number, need in known.items() if need > limit), default=most + 1)
+        if high - low <= max(1, low // 16):
+            break
+        guess = _on_line(known, low, high, limit)
+        known[guess] = needs(guess)
+    return max(number for number, need in known.items() if need <= limit)
+
+
+def _on_line(known: dict[int, int], low: int, high: int, limit: float) -> int:
+    """Returns a number between `low` and `high`, both left out, where the line through known ones meets the limit."""
+    if high in known:
+        other = high
+    else:
+        other = max((number for number in known if number < low), default=0)
+    if not other or known[other] == known[low]:
+        return min(2 * low, high - 1) if high not in known else (low + high) // 2
+    guess = low + (limit - known[low]) * (other - low) / (known[other] - known[low])
+    # A line that is a little too steep would end at `low` for ever
+    return int(min(max(guess, low + 1), high - 1))
 
 
 def _halves(number: int, least: int = 1) -> Iterator[int]:

@@ -1,9 +1,9 @@
 """
 Records what a run needed: peak memory, seconds and tokens of each phase, in a file in its folder.
 
-It looks and changes nothing: no random number is drawn, no tensor is made. Phases follow from hooks. Generation is what
-`while_generating` surrounds; what comes after it without gradient is scoring; the first pass with gradient begins the
-update, which lasts until the next generation.
+It looks and changes nothing: no random number is drawn, no tensor is made. Phases follow from hooks. Generation is
+what `while_generating` surrounds; what comes after it without gradient is scoring; the first pass with gradient begins
+the update, which lasts until the next generation.
 """
 
 import functools
@@ -248,7 +248,9 @@ def watch(trainer: Any) -> MemoryAndTime:
     trainer.add_callback(one)
     model = trainer.accelerator.unwrap_model(trainer.model)
     # Of all modules, every pass has this one in common: the critic's calls no whole model
-    model.get_input_embeddings().register_forward_pre_hook(lambda module, inputs: one.read(inputs[0] if inputs else None))
+    model.get_input_embeddings().register_forward_pre_hook(
+        lambda module, inputs: one.read(inputs[0] if inputs else None)
+    )
     if hasattr(trainer, "while_generating"):
         generating, shaped = trainer.while_generating, trainer.shaped
         trainer.while_generating = functools.partial(_both, one, generating)

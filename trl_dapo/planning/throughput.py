@@ -8,6 +8,7 @@ speed of generation is stated, that of the others follows from how often a weigh
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .measured import RunMeasured
 from .run_shape import RunShape
 
 
@@ -79,8 +80,27 @@ def stated_speeds(shape: RunShape, tokens_per_second: float, ratio: float = FORW
     if not shape.round_rows:
         return Speeds(0.0, forward_equivalents(shape) * tokens_per_second, tokens_per_second, "as stated")
     return Speeds(
-        tokens_per_second, forward, update, f"generation as stated; a forward pass reads {ratio:g} times as many tokens"
+        tokens_per_second,
+        forward,
+        update,
+        f"generation as stated; a forward pass reads {ratio:g} times as many tokens",
     )
+
+
+def measured_speeds(measured: RunMeasured, shape: RunShape) -> Speeds:
+    """
+    Returns the speeds that a run has measured.
+
+    Raises:
+        `ValueError`: If it lacks a phase that the planned run has.
+    """
+    found = {name: one.tokens / one.seconds for name, one in measured.phases.items() if one.tokens and one.seconds}
+    needed = ["update", *(["generate"] if shape.round_rows else [])]
+    if lacking := [name for name in needed if name not in found]:
+        raise ValueError(f"the run has measured no speed of the phase {lacking[0]!r}. Take a run of the same kind.")
+    # Scoring holds the reward functions too; a run without it reads as fast as a forward pass of its update
+    score = found.get("score", found["update"] * forward_equivalents(shape))
+    return Speeds(found.get("generate", 0.0), score, found["update"], f"measured on {measured.device} by that run")
 
 
 def expected_rounds(informative: float, most: float) -> float:
