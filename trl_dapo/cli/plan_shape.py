@@ -2,6 +2,7 @@
 From the arguments of a run to the sizes that decide on its memory and time, as one device sees it.
 """
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,6 +153,9 @@ def _preferences(name: str, arguments: Arguments, model: PlannedModel, shared: d
         note = f"rows: {length} tokens, assumed, since max_length is not set"
     # A pair is two rows of one pass
     rows = 2 * args.per_device_train_batch_size
+    if name == "reward" and model.lora is not None:
+        # A reward model has a head for one number, whatever the adapter's config was written for
+        shared = {**shared, "lora": _for_scores(model.lora)}
     refers = name == "dpo" and not args.reference_free and not args.precompute_ref_log_probs
     shape = RunShape(
         algorithm=name,
@@ -166,6 +170,12 @@ def _preferences(name: str, arguments: Arguments, model: PlannedModel, shared: d
         reference=_reference(refers, model),
     )
     return Planned(shape, rows * args.gradient_accumulation_steps, 1.0, (note,))
+
+
+def _for_scores(lora: Any) -> Any:
+    changed = copy(lora)
+    changed.task_type = "SEQ_CLS"
+    return changed
 
 
 def _chunk(args: Any, prompt: int, round_rows: int) -> int:
