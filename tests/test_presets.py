@@ -1,4 +1,4 @@
-"""The presets: each is read by its command's parser as it is, plans nothing that is not in it, and fits on its card."""
+"""The presets: each is read by its own parser as it is, plans nothing that is not in it, and fits on its card."""
 
 import re
 from pathlib import Path
