@@ -217,7 +217,7 @@ def measure(case: Case, source: str | None) -> tuple[Measured, Any, tuple[int, i
         trainer = trainer_of(case, model, tokenizer, folder)
         models = [trainer.model]
         if case.algorithm == "ppo":
-            models.append(trainer._critic.model)
+            models.append(trainer.critic.model)
         if getattr(trainer, "ref_model", None) is not None:
             models.append(trainer.ref_model)
         before = standing(*models)

@@ -19,8 +19,8 @@ def bytes_4bit(elements: int, double: bool) -> tuple[int, int]:
     """
     Returns the bytes of packed 4-bit weights and of the constants that are needed to unpack them.
 
-    A block of 64 weights has a scale: a float32, or, with double quantization, one byte and a float32 for each 256 such
-    bytes, beside an offset and a table of 256 float32. Every matrix has a table of 16 float32.
+    A block of 64 weights has a scale: a float32, or, with double quantization, one byte and a float32 for each 256
+    such bytes, beside an offset and a table of 256 float32. Every matrix has a table of 16 float32.
 
     Args:
         elements (`int`):
@@ -68,9 +68,9 @@ class QuantizedLinear(nn.Linear):
         if bias:
             self.bias = nn.Parameter(torch.empty(features[1]), requires_grad=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        out = _Product.apply(x.to(dtype), self.weight, (self.out_features, self.in_features))
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
+        out = _Product.apply(input.to(dtype), self.weight, (self.out_features, self.in_features))
         # PEFT's layer for quantized weights copies the result before it adds the adapter's
         return out.clone() if self.bias is None else out + self.bias.to(dtype)
 

@@ -168,6 +168,7 @@ class _Planner:
         backward = (Item("gradients", waiting, "traced"), *_items(most)) if waiting else _items(most)
         shapes, itemsize = self._trained()
         gradients = weights.trained_bytes * (2 if shape.critic != "none" else 1)
+        temporary = step_bytes(shape.optimizer, shapes, self.device, itemsize)
         step = (
             Item("gradients", gradients, "traced"),
             Item(
@@ -188,9 +189,7 @@ class _Planner:
         if shape.optimizer.startswith("paged"):
             lines.append("paged optimizer state: counted on the device, though it leaves it where memory is short")
         if shape.quantization == "4bit":
-            lines.append(
-                "4-bit weights: half a byte each; a block of 64 has a scale of 4 bytes, or 1 if quantized twice"
-            )
+            lines.append("4-bit weights: half a byte each; a block of 64 has a scale of 4 bytes, 1 if quantized twice")
             lines.append("4-bit products: one matrix at a time in the compute precision, forward and backward")
         if shape.quantization == "8bit":
             lines.append("8-bit weights: a byte each, 4 bytes a row; products as of 4-bit weights")
