@@ -168,7 +168,6 @@ class _Planner:
         backward = (Item("gradients", waiting, "traced"), *_items(most)) if waiting else _items(most)
         shapes, itemsize = self._trained()
         gradients = weights.trained_bytes * (2 if shape.critic != "none" else 1)
-        temporary = step_bytes(shape.optimizer, shapes, self.device, itemsize)
         step = (
             Item("gradients", gradients, "traced"),
             Item(
