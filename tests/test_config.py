@@ -281,7 +281,7 @@ def test_every_loss_type_of_trl_is_token_level_or_sequence_level():
         ("prompt_selection", "ucb"),
         ("surplus", "keep"),
         ("token_level_scope", "group"),
-        ("max_round_batches", 0.5),
+        ("max_round_batches", 0.0),
         ("max_round_batches", float("nan")),
         ("reward_timeout", 0.0),
         ("dynamic_sampling_on_exhaustion", ""),

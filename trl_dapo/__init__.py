@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .grpo.trainer import GRPOTrainer
     from .ppo.config import PPOConfig
     from .ppo.trainer import PPOTrainer
+    from .qlora.four_bit import four_bit
     from .reward_model.config import RewardConfig
     from .reward_model.function import RewardModelFunction
     from .reward_model.trainer import RewardTrainer
@@ -39,6 +40,7 @@ __all__ = [
     "RewardModelFunction",
     "RewardTrainer",
     "__version__",
+    "four_bit",
     "verify",
 ]
 
@@ -55,6 +57,7 @@ _HOMES = {
     "RewardConfig": ".reward_model.config",
     "RewardModelFunction": ".reward_model.function",
     "RewardTrainer": ".reward_model.trainer",
+    "four_bit": ".qlora.four_bit",
     "verify": ".verification.certificate",
 }
 

@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn, cast
 
 from transformers import TrainingArguments
-from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
+from trl import DatasetMixtureConfig, ModelConfig, RewardConfig, ScriptArguments, TrlParser
 
 from trl_dapo.host.planned_config import planned
+from trl_dapo.ppo.config import PPOConfig
 
 from .arena_defaults import fill_in, is_arena_run
 from .config_file import read_config_file
 from .errors import UsageError, one_line
 from .field_types import check_values
+from .quantized_defaults import fill_in_quantized
 from .spelling import nearest
 from .target import SetAside
 
@@ -47,6 +49,7 @@ class CommandParser(TrlParser):
     Attributes:
         processes (`int`): how many processes share the batch.
         notes (`list[str]`): one line for each default that gave way to a field that the user set.
+        is_for_another_machine (`bool`): whether this machine's card says nothing about the run's.
         change (`Callable[[dict], None]`): what changes the values, by field, before any config is made of them.
     """
 
@@ -58,7 +61,10 @@ class CommandParser(TrlParser):
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.notes: list[str] = []
         self.change: Callable[[dict[str, Any]], None] = lambda values: None
+        self.is_for_another_machine = False
         self._is_planning = False
+        self._scores = any(issubclass(cast(type, kind), RewardConfig) for kind in self.dataclass_types)
+        self._scales_losses = not any(issubclass(cast(type, kind), PPOConfig) for kind in self.dataclass_types)
         self._set_aside = SetAside({})
         self._file_values: dict[str, Any] = {}
         for action in self._actions:
@@ -107,6 +113,7 @@ class CommandParser(TrlParser):
         namespace, unknown = super().parse_known_args(args, namespace)
         given = {*self._file_values, *self.written_values(args)[0]}
         _check_text(vars(namespace))
+        self.notes = []
         self._fill_in(vars(namespace), given)
         self.change(vars(namespace))
         if self._is_planning and vars(namespace).get("dry_run"):
@@ -132,6 +139,8 @@ class CommandParser(TrlParser):
         """Writes the command's own defaults into the fields that the user did not set."""
         if self.arena_defaults is not None and is_arena_run(values):
             fill_in(values, given, self.arena_defaults)
+        elsewhere = bool(self.is_for_another_machine or values.get("dry_run"))
+        self.notes += fill_in_quantized(values, given, self._scores, self._scales_losses, elsewhere)
 
     def written_values(self, words: Iterable[str] | None) -> tuple[dict[str, Any], list[str]]:
         """Returns the fields that words of the command line set, with their values, and the words that set none."""

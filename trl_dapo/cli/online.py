@@ -115,7 +115,7 @@ class DAPOParser(OnlineParser):
 
     def _fill_in(self, values: dict[str, Any], given: set[str]) -> None:
         super()._fill_in(values, given)
-        self.notes = yield_to_given(values, given)
+        self.notes += yield_to_given(values, given)
 
 
 def online_arguments(arguments: Arguments) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def trainer_arguments(arguments: Arguments, source: Source) -> dict[str, Any]:
     """Returns the keyword arguments that the constructors of all trainers take."""
     try:
         quantization, peft = get_quantization_config(arguments.model_args), get_peft_config(arguments.model_args)
-    except (ValueError, TypeError, ImportError) as error:
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
         raise UsageError(f"the adapter or the quantization cannot be made as asked: {one_line(error)}") from error
     return {
         "model": source.model,

@@ -78,8 +78,15 @@ def _check_lengths(config: "DAPOConfig") -> None:
 
 
 def _check_prompt_switches(config: "DAPOConfig") -> None:
-    if not config.max_round_batches >= 1:
-        raise ValueError(f"`max_round_batches` must be at least 1, got {config.max_round_batches}.")
+    if not 0 < config.max_round_batches < math.inf:
+        raise ValueError(f"`max_round_batches` must be above 0 and finite, got {config.max_round_batches}.")
+    most = config.max_round_batches * (1 + config.max_refill_rounds)
+    if config.dynamic_sampling and most < 1:
+        raise ValueError(
+            f"max_round_batches={config.max_round_batches} and max_refill_rounds={config.max_refill_rounds} give at "
+            f"most {most:.3g} of a batch, so that no batch could be filled. Set max_refill_rounds to at least "
+            f"{math.ceil(1 / config.max_round_batches - 1e-9) - 1}."
+        )
     if config.skip_solved_above is not None and not 0 < config.skip_solved_above <= 1:
         raise ValueError(f"`skip_solved_above` must be above 0 and at most 1, got {config.skip_solved_above}.")
     if config.surplus_max_age is not None and config.surplus_max_age < config.updates_between_generations:

@@ -28,6 +28,7 @@ from ..host.preference_rows import check_token_ids, checked_preferences, first_r
 from ..host.promotion import promoted
 from ..host.ranges import check_preference_fields
 from ..host.starting_point import REFERENCE, check_given, copies_start_plainly, probe_ids, settle_start
+from ..qlora.adapter_needed import check_adapter_is_given, check_no_adapter_on_head
 from ..qlora.precision import adapters_kept, set_adapter_dtype
 from .config import DPOConfig
 
@@ -97,6 +98,9 @@ class DPOTrainer(CheckpointSeams, HostTrainer):
         adapters = set(model.peft_config) if isinstance(model, PeftModel) else set()
         # With precomputed log-probabilities, the host asks the reference before its constructor ends
         self._starts, self._ref_given = False, ref_model is not None
+        given_kwargs = args.model_init_kwargs if args is not None else None
+        check_no_adapter_on_head(peft_config)
+        check_adapter_is_given(model, quantization_config, given_kwargs, peft_config)
         check_given(model, ref_model is None and not self.reference_free)
         with adapters_kept(model), copies_start_plainly(model), watching_loads(refuse_new):
             super().__init__(

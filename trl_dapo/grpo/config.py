@@ -13,6 +13,7 @@ import trl
 from ..host.foreign import OwnConfig
 from ..host.ranges import check_generation_fields
 from ..qlora.precision import check_adapter_dtype
+from .generation_calls import check_generation_calls, without_effect
 from .generation_fields import check_counts, contradictions
 from .recipe import NAIVE, known_fields
 
@@ -178,7 +179,7 @@ class GRPOConfig(OwnConfig, trl.GRPOConfig):
 
     def inert_parts(self) -> list[str]:
         """Returns one line for each setting that cannot have the effect that its name promises."""
-        return contradictions(self)
+        return contradictions(self) + without_effect(self)
 
     def fixed_by(self) -> str | None:
         """Returns the field, with its value, that ties the loss to TRL's own micro-batches, or `None`."""
@@ -196,6 +197,7 @@ class GRPOConfig(OwnConfig, trl.GRPOConfig):
     def check_update_phase(self) -> None:
         """Raises `ValueError`, naming the fix, for values that contradict each other or are out of range."""
         check_counts(self.generation_kwargs)
+        check_generation_calls(self)
         check_adapter_dtype(self.adapter_dtype)
         if self.reward_timeout is not None and not self.reward_timeout > 0:
             raise ValueError(f"`reward_timeout` must be above 0 seconds, got {self.reward_timeout}.")

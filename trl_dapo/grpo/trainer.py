@@ -6,7 +6,8 @@ How the host is reached is in `host.seams`, how rows are packed in `packing`, wh
 """
 
 import inspect
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from ..host.output_folders import check_output_folder, folders_of
 from ..host.promotion import promoted
 from ..host.prompt_rows import checked_prompts
 from ..host.ranges import check_generation_fields
+from ..host.required import required
 from ..host.resume import Parts, RolloutPlace, RolloutShape, epochs_behind
 from ..host.seams import Seams
 from ..host.settings import Settings
@@ -36,9 +38,14 @@ from ..packing.logprobs import PackedPasses
 from ..packing.suitability import tied_to_batch
 from ..packing.unfinished_rows import only_unfinished_rows
 from ..packing.update_phase import UpdatePhase
+from ..qlora.adapter_needed import check_adapter_is_given, check_no_adapter_on_head
 from ..qlora.precision import adapters_kept, is_quantized, set_adapter_dtype
+from ..rollouts.chunks import ChunkSize, in_chunks
+from ..rollouts.shared_prefill import sharing_prompts
 from .batch_size import check_dataset
 from .config import ROW_MEAN_LOSSES, GRPOConfig
+from .first_rollout import FirstTruncation, warn_of_plain_prompts
+from .offloading import offloading
 from .reward_errors import named
 from .reward_models import with_reward_models
 from .reward_values import check_rewards, check_weights
@@ -97,6 +104,8 @@ class GRPOTrainer(Seams):
     _epochs_behind: int = 0
     _told_of: str | None = None
     tie: str | None = None
+    _truncation = FirstTruncation()
+    _offloading: AbstractContextManager[Any] = nullcontext()
 
     def __init__(self, model, reward_funcs=None, args=None, *rest: Any, **kwargs: Any) -> None:
         check_host()
@@ -118,11 +127,14 @@ class GRPOTrainer(Seams):
         set_adapter_dtype(self.model, args.adapter_dtype)
         self.reward_timeout = args.reward_timeout
         self.drops_finished_rows = args.drops_finished_rows
+        self._truncation = FirstTruncation()
         self.rollout_place = RolloutPlace(self.host, self.accelerator.device, self.log_completions)
         self._set_up_packing(args)
+        self._offloading = offloading(self.model, args.activation_offloading, self.accelerator.device.type == "cpu")
         self.add_callback(FiniteWeights(self.trained))
         for line in args.inert_parts():
             logger.warning(line)
+        warn_of_plain_prompts(self.processing_class, self.train_dataset)
         settle_start(self, self.host.probe_logps, has_reference=self.beta != 0)
         if self.packed_passes is not None:
             self.packs()  # so that the log says it, or the run is refused, before it begins
@@ -141,6 +153,11 @@ class GRPOTrainer(Seams):
         """Raises for arguments of the constructor, by name, that cannot be right, before a model is loaded."""
         check_dataset(given.get("train_dataset"), args)
         check_weights(args.reward_weights)
+        check_adapter_is_given(
+            given["model"], given.get("quantization_config"), args.model_init_kwargs, given.get("peft_config")
+        )
+        check_no_adapter_on_head(given.get("peft_config"))
+        _check_chunks(args, given)
         loading: Any = args.model_init_kwargs or {}
         asked = given.get("quantization_config") or loading.get("quantization_config")
         _check_vllm(args, is_quantized(given["model"]) or asked is not None)
@@ -177,13 +194,29 @@ class GRPOTrainer(Seams):
         """Whether rows that have ended are left out of the passes that generate the others."""
         if not self.drops_finished_rows:
             return False
-        # Not where other code than `generate` may call the model, or its passes are shared with other processes, nor
-        # where a model remembers something per row outside of its cache
-        elsewhere = self.use_vllm or self.rollout_func is not None or self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if elsewhere or self.host.is_multimodal or self.tie is not None:
+        if not self._rows_are_free:
             return False
         settings = self.generation_config
         return settings.eos_token_id is not None and (settings.num_beams or 1) == 1
+
+    @property
+    def can_prefill_once(self) -> bool:
+        """Whether prompts that rows share are read once. Where micro-batches are TRL's, so is this."""
+        return self.args.prefill_once and self.args.compact_microbatches and self._rows_are_free
+
+    @property
+    def _generates_itself(self) -> bool:
+        """Whether the model's own `generate` makes the completions, in this process."""
+        args = self.args
+        return not (self.use_vllm or self.rollout_func is not None or args.use_transformers_continuous_batching)
+
+    @property
+    def _rows_are_free(self) -> bool:
+        """Whether the rows of a pass can be chosen while completions are generated."""
+        # Not where other code than `generate` may call the model, or its passes are shared with other processes, nor
+        # where a model remembers something per row outside of its cache
+        shared = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return self._generates_itself and not shared and not self.host.is_multimodal and self.tie is None
 
     # Hooks of the seams
 
@@ -224,13 +257,35 @@ class GRPOTrainer(Seams):
         if self.rollout_place is not None:
             self.rollout_place.add_unlogged_loss()
 
+    def step_ended(self) -> None:
+        super().step_ended()
+        self._truncation.look(self.host.metrics["train"], self.args.max_completion_length)
+
     def while_generating(self) -> AbstractContextManager[None]:
-        if not self.can_drop_finished_rows:
-            return super().while_generating()
+        return self._calls_of_generate() if self._generates_itself else super().while_generating()
+
+    @contextmanager
+    def _calls_of_generate(self) -> Generator[None]:
+        """Bounds the calls of `generate`, reads shared prompts once, and leaves out rows that have ended."""
         model: Any = self.accelerator.unwrap_model(self.model)
         causal_model = model.get_base_model() if is_peft_model(model) else model
-        ends = self.generation_config.eos_token_id
-        return only_unfinished_rows(causal_model, ends if isinstance(ends, list) else [ends])
+        with ExitStack() as stack:
+            prefilled: Callable[[], None] = _nothing
+            if self.can_drop_finished_rows:
+                ends = self.generation_config.eos_token_id
+                ends = ends if isinstance(ends, list) else [ends]
+                prefilled = stack.enter_context(only_unfinished_rows(causal_model, ends))
+            generate = model.generate
+            if self.can_prefill_once:
+                generate = sharing_prompts(causal_model, generate, prefilled)
+            group = self.num_generations if self.model.training else required(self.num_generations_eval)
+            args = self.args
+            size = ChunkSize(args.generation_chunk_size, args.max_tokens_per_generation_call, group)
+            stack.enter_context(in_chunks(model, size, generate))
+            yield
+
+    def while_stepping(self) -> AbstractContextManager[Any]:
+        return self._offloading
 
     def functions_to_call(self) -> dict[str, list]:
         functions: list[Any] = self.reward_funcs
@@ -256,10 +311,28 @@ class GRPOTrainer(Seams):
         return {} if self.rollout_place is None else {"rollout": self.rollout_place}
 
 
+def _nothing() -> None:
+    """Called where nobody waits for it."""
+
+
 def model_name(model: Any) -> str:
     """Returns the name of a model, given as such or loaded, without its organisation."""
     name = model if isinstance(model, str) else get_config_model_id(model.config)
     return name.split("/")[-1]
+
+
+def _check_chunks(args: GRPOConfig, given: dict[str, Any]) -> None:
+    sharded = args.fsdp or args.deepspeed
+    if args.max_tokens_per_generation_call is not None and sharded:
+        raise ValueError(
+            f"max_tokens_per_generation_call={args.max_tokens_per_generation_call} makes as many calls as the prompts "
+            "of a process need, and a sharded model is called by all processes together. Set `generation_chunk_size`."
+        )
+    if args.generation_chunk_size is not None and sharded and given.get("tools"):
+        raise ValueError(
+            f"generation_chunk_size={args.generation_chunk_size} with tools: processes would call a sharded model "
+            "different numbers of times. Leave it out."
+        )
 
 
 def _check_vllm(args: GRPOConfig, quantized: bool) -> None:

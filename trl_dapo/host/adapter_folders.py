@@ -175,7 +175,7 @@ def _is_embedding(model: nn.Module, key: str) -> bool:
     layers = [base.get_input_embeddings(), base.get_output_embeddings()]
     names = {name for name, module in base.named_modules() if any(module is layer for layer in layers)}
     # Under a wrapper of PEFT, the layer lies deeper
-    return key.endswith(".weight") and _in_base(key).removesuffix(".weight") in {
+    return key.endswith(".weight") and _in_base(key).removesuffix(".weight").removesuffix(".base_layer") in {
         name.split(".modules_to_save.")[0].split(".token_adapter.")[0].removesuffix(".original_module")
         for name in names
     }

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
+from ..qlora.recorded import record_quantization
 from .checkpoints import clear
 from .loaded import check_loaded, training_kept
 from .output_folders import nothing_stale, patterns_of, saved_instead_of
@@ -111,6 +112,8 @@ class CheckpointSeams(Host):
         patterns = patterns_of(is_adapter, self.processing_class is not None, self.own_files)
         with nothing_stale(Path(folder), patterns):
             super()._save(folder, *args, **kwargs)
+            if is_adapter:
+                record_quantization(Path(folder), self.accelerator.unwrap_model(self.model).get_base_model())
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)

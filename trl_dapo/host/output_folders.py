@@ -34,6 +34,7 @@ WEIGHTS = (
     "adapter_config.json",
     "adapter_model.safetensors",
     "adapter_model.bin",
+    "base_quantization.json",
     "reward_statistics.json",
 )
 TOKENIZER = (

@@ -131,6 +131,10 @@ class Seams(CheckpointSeams, HostTrainer):
         """Returns what surrounds the host's generation."""
         return nullcontext()
 
+    def while_stepping(self) -> AbstractContextManager[Any]:
+        """Returns what surrounds each accumulation step."""
+        return nullcontext()
+
     def functions_to_call(self) -> dict[str, list]:
         """Returns the attributes that the host reads its reward functions from, where they differ for the call."""
         return {}
@@ -182,12 +186,13 @@ class Seams(CheckpointSeams, HostTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         self.step_begins()
-        if self.update_phase is None or not self.packs():
-            loss = super().training_step(model, inputs, num_items_in_batch)
-        else:
-            # Behind TRL's step is that of transformers, which does not count
-            steps = HostSteps(super().training_step, super(HostTrainer, self).training_step, num_items_in_batch)
-            loss = self.update_phase.run(steps, model, inputs)
+        with self.while_stepping():
+            if self.update_phase is None or not self.packs():
+                loss = super().training_step(model, inputs, num_items_in_batch)
+            else:
+                # Behind TRL's step is that of transformers, which does not count
+                steps = HostSteps(super().training_step, super(HostTrainer, self).training_step, num_items_in_batch)
+                loss = self.update_phase.run(steps, model, inputs)
         self.step_ended()
         return loss
 

@@ -114,7 +114,16 @@ def settle_start(trainer: Any, logps: Logps, has_reference: bool, chosen_referen
 
     with as_it_was(model):
         check_reach(model, seeded)
-        return has_reference and _settle_reference(trainer, model, seeded, chosen_reference)
+        replaced = has_reference and _settle_reference(trainer, model, seeded, chosen_reference)
+    if has_reference and not chosen_reference and isinstance(model, PeftModel):
+        logger.warning(_which_reference(model))
+    return replaced
+
+
+def _which_reference(model: PeftModel) -> str:
+    if REFERENCE in model.peft_config:
+        return "The reference is the adapter as it is at the start: a copy, frozen."
+    return "The reference is the base model: the adapter, switched off."
 
 
 def probe_ids(vocab_size: int, avoided: list[int], device: Any) -> torch.Tensor:

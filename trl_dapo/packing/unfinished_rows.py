@@ -6,7 +6,7 @@ token, and its keys and values stay in memory. Here the model is given only the 
 still sees every row and draws the random numbers of every row, so the completions are the same.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,9 +23,11 @@ WORTH_A_COPY = 1 / 8
 
 
 @contextmanager
-def only_unfinished_rows(model: nn.Module, ends: Sequence[int]) -> Generator[None]:
+def only_unfinished_rows(model: nn.Module, ends: Sequence[int]) -> Generator[Callable[[], None]]:
     """
     Makes a model that `generate` calls in this context compute only the rows that have not ended.
+
+    Gives what has to be called before a `generate` that goes on from a cache which holds the prompts already.
 
     Args:
         model (`nn.Module`):
@@ -39,7 +41,7 @@ def only_unfinished_rows(model: nn.Module, ends: Sequence[int]) -> Generator[Non
         model.register_forward_hook(rows.put_back, with_kwargs=True),
     ]
     try:
-        yield
+        yield rows.prompts_are_read
     finally:
         for hook in hooks:
             hook.remove()
@@ -51,14 +53,22 @@ class _Unfinished:
     def __init__(self, ends: torch.Tensor) -> None:
         self.ends = ends
         self.rows: torch.Tensor | None = None
+        self.last_of_prompts = False  # the next pass has the last token of each prompt
         self.ended = torch.empty(0, dtype=torch.bool)  # (B,)
         self.steps = 0
+
+    def prompts_are_read(self) -> None:
+        """Says that the next pass has one token of each row, and that it is a prompt's and ends nothing."""
+        self.rows, self.last_of_prompts = None, True
 
     def select(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         """Replaces the inputs of all rows with those of the unfinished rows."""
         ids, cache = kwargs.get("input_ids"), _cache(kwargs)
         if ids is None or ids.size(1) != 1 or cache is None or cache.get_seq_length() == 0:
             self.rows = None  # a pass over prompts: a call of `generate` begins
+            return None
+        if self.last_of_prompts:
+            self.last_of_prompts = False
             return None
         if self.rows is None:
             self.rows = torch.arange(len(ids), device=ids.device)

@@ -45,6 +45,7 @@ from ..host.preference_rows import check_token_ids, checked_preferences, report_
 from ..host.promotion import promoted
 from ..host.ranges import check_preference_fields
 from ..host.starting_point import check_given, probe_ids, settle_start
+from ..qlora.adapter_needed import check_adapter_is_given
 from ..qlora.precision import adapters_kept, set_adapter_dtype
 from .calibration import pair_metrics
 from .config import RewardConfig
@@ -117,6 +118,8 @@ class RewardTrainer(CheckpointSeams, HostTrainer):
             TaskType.SEQ_CLS,
         )
         model, args, processing_class, quantization_config, peft_config = start.values()
+        given_kwargs = args.model_init_kwargs if args is not None else None
+        check_adapter_is_given(model, quantization_config, given_kwargs, peft_config)
         check_given(model, has_reference=False)
         peft_config = _for_rewards(peft_config)
         self._new_weights = new_in_memory(_base_of(model)) if _has_adapter(model, peft_config) else ()

@@ -53,6 +53,23 @@ class KeepRate:
         self.kept, self.generated = state["kept"], state["generated"]
 
 
+def largest_round(wanted: int, batches: float, multiple_of: int) -> int:
+    """
+    Returns the most groups that a round may generate.
+
+    Args:
+        wanted (`int`):
+            Groups of a batch.
+        batches (`float`):
+            The bound, in batches. Below 1 it is rounded up, so that rounds which may fill a batch together can.
+        multiple_of (`int`):
+            The size is a multiple of this.
+    """
+    if batches >= 1:
+        return int(wanted * batches) // multiple_of * multiple_of
+    return math.ceil(wanted * batches / multiple_of - 1e-9) * multiple_of
+
+
 def round_size(deficit: int, rate: KeepRate, quantile: float, multiple_of: int, limit: int) -> int:
     """
     Returns the smallest number of groups of which `deficit` are informative with probability `quantile`.

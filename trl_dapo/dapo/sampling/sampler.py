@@ -19,7 +19,7 @@ from .candidates import Candidates
 from .groups import Selection, judge_groups, select_groups
 from .history import PromptHistory
 from .prompts import PromptStream, StreamedPrompt
-from .refill import FIRST_QUANTILE, QUANTILE, KeepRate, round_size
+from .refill import FIRST_QUANTILE, QUANTILE, KeepRate, largest_round, round_size
 from .rollouts import Round, Row
 from .rounds import Rounds
 from .surplus import Surplus
@@ -131,7 +131,8 @@ class DynamicSampler:
         self.keep_rate.begin_rollout()
         while size := self.size_of_round(candidates, wanted):
             prompts = self.stream.take(size, self.granule)
-            if not candidates.generation_rounds and candidates.carried_groups + len(prompts) < wanted:
+            asked = min(size, wanted - candidates.carried_groups)
+            if not candidates.generation_rounds and len(prompts) < asked:
                 raise ValueError(too_few_prompts(len(prompts), self._args))
             if not prompts:
                 break
@@ -164,7 +165,7 @@ class DynamicSampler:
         kept, rounds = sum(candidates.informative), candidates.generation_rounds
         if kept >= wanted or rounds > self._args.max_refill_rounds:
             return 0
-        limit = int(wanted * self._args.max_round_batches) // self.granule * self.granule
+        limit = largest_round(wanted, self._args.max_round_batches, self.granule)
         quantile = QUANTILE if rounds else FIRST_QUANTILE
         return round_size(wanted - kept, self.keep_rate, quantile, self.granule, limit)
 

@@ -1,0 +1,80 @@
+"""
+What is said about a merge: lines for the terminal, and the model card.
+"""
+
+from importlib.metadata import version
+
+from .choice import ENOUGH, Candidate, Choice
+from .source import MergeSource
+
+
+CALLED = {
+    "original": "the original weights",
+    "dequantized": "the 4-bit weights that training saw, written out",
+}
+
+
+def lines(source: MergeSource, choice: Choice) -> list[str]:
+    """Returns the report, a line per fact, with what to do where something is lost."""
+    taken = choice.taken
+    found = [f"adapter of rank {source.adapter.r} on {source.base_called}", *map(_candidate, (taken, *choice.others))]
+    if choice.others:
+        found[1] += " <- taken"
+    name, worst = taken.worst
+    found.append(
+        f"stored as {taken.dtype}: {taken.kept.share:.1%} of the {taken.kept.moved:,} entries that the adapter moves "
+        f"change, error {taken.kept.error:.3g} of the update (worst layer {name}: {worst.error:.3g})"
+    )
+    if taken.kept.share < ENOUGH:
+        found.append(
+            f"warning: {taken.dtype} rounds away {1 - taken.kept.share:.1%} of what was learned. Store it as float32 "
+            "(--dtype float32), or serve the adapter unmerged, on the base that it was trained on."
+        )
+    elif taken.dtype == "float32" and choice.in_bfloat16.share < ENOUGH:
+        found.append(
+            f"float32 because bfloat16 would change only {choice.in_bfloat16.share:.1%} of these entries. A server "
+            "that loads the model as bfloat16 loses them again: set its dtype, or serve the adapter unmerged."
+        )
+    return found
+
+
+def _candidate(one: Candidate) -> str:
+    if one.agreement.tokens == 0:
+        return f"merged into {CALLED[one.base]}, {one.dtype}"
+    return (
+        f"merged into {CALLED[one.base]}, {one.dtype}: {one.agreement.divergence:.3g} from the trained model (mean KL "
+        f"divergence, nats per token), {one.agreement.agrees:.1%} of greedy tokens agree ({one.agreement.tokens})"
+    )
+
+
+def model_card(source: MergeSource, choice: Choice) -> str:
+    """Returns the text of the merged model's card; it names no folders."""
+    taken = choice.taken
+    packages = ", ".join(f"{name} {version(name)}" for name in ("trl_dapo", "trl", "peft", "transformers", "torch"))
+    base = f"base_model: {source.base_called}\n" if "/" in source.base_called else ""
+    trained = "in 4 bits" if source.quantization is not None else "not quantized"
+    cls = "AutoModelForSequenceClassification" if source.scores else "AutoModelForCausalLM"
+    told = "\n".join(f"- {line}" for line in lines(source, choice)[1:])
+    return f"""---
+{base}library_name: transformers
+tags:
+- trl
+- dapo
+---
+
+# {source.base_called}, with an adapter merged into it
+
+A LoRA adapter of rank {source.adapter.r}, trained on {source.base_called} ({trained} in training), merged into
+{CALLED[taken.base]} and stored as {taken.dtype}.
+
+{told}
+
+```python
+from transformers import {cls}, AutoTokenizer
+
+model = {cls}.from_pretrained(folder, dtype="{taken.dtype}")
+tokenizer = AutoTokenizer.from_pretrained(folder)
+```
+
+Merged with {packages}.
+"""

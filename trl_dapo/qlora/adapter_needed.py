@@ -1,0 +1,48 @@
+"""
+What cannot be trained on a quantized base, said before it is loaded: everything but an adapter.
+"""
+
+from typing import Any
+
+from peft import PeftModel
+
+from .precision import is_quantized
+
+
+HEADS = ("lm_head", "embed_out")
+
+
+def check_adapter_is_given(model: Any, quantization_config: Any, model_init_kwargs: Any, peft_config: Any) -> None:
+    """
+    Raises `ValueError` where a 4-bit or 8-bit model would be trained without an adapter.
+
+    Args:
+        model (`Any`):
+            A model, or its name.
+        quantization_config, peft_config (`Any`):
+            As the trainer was given them.
+        model_init_kwargs (`dict` or `None`):
+            Of the config, which may hold a `quantization_config` too.
+    """
+    if peft_config is not None or isinstance(model, PeftModel):
+        return
+    asked = quantization_config or (model_init_kwargs or {}).get("quantization_config")
+    if asked is not None or is_quantized(model):
+        raise ValueError(
+            "The model is quantized, and packed integers cannot be trained: give `peft_config`, or `use_peft` on the "
+            "command line (`trl_dapo.four_bit()` has both configs). For full fine-tuning, load the model without "
+            "quantization."
+        )
+
+
+def check_no_adapter_on_head(peft_config: Any) -> None:
+    """Raises `ValueError` where an adapter is asked for on the head, which TRL's log-probabilities bypass."""
+    for field in ("target_modules", "modules_to_save"):
+        names = getattr(peft_config, field, None)
+        found = [name for name in HEADS if isinstance(names, (list, set, tuple)) and name in names]
+        if found:
+            raise ValueError(
+                f"`{field}` of `peft_config` has {found[0]!r}: log-probabilities are computed from the head's weights "
+                f"directly, so that what is laid on it would never be trained. Leave {found[0]!r} out; "
+                "target_modules='all-linear' does."
+            )

@@ -1,0 +1,85 @@
+"""
+Prompts that are read once per group: keys and values of a prompt are computed for one row and copied to the others.
+
+`generate` reads a prompt as often as it has completions. Here the model reads each distinct prompt up to its last
+token; the cache is copied to the rows, and `generate` goes on from there with the last token of each.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+
+def sharing_prompts(
+    causal_model: nn.Module, generate: Callable[..., torch.Tensor], prefilled: Callable[[], None]
+) -> Callable[..., torch.Tensor]:
+    """
+    Returns a `generate` that reads prompts once that rows beside each other share.
+
+    Args:
+        causal_model (`nn.Module`):
+            The causal language model, not wrapped.
+        generate (`Callable`):
+            The model's own `generate`.
+        prefilled (`Callable`):
+            Called once a cache has been filled, before `generate` goes on from it.
+    """
+
+    def shared(**kwargs: Any) -> torch.Tensor:
+        ids, mask = kwargs["input_ids"], kwargs["attention_mask"]
+        first_U, row_B = distinct_prompts(ids, mask)
+        if len(first_U) == len(ids) or ids.size(1) < 2 or not _plain(kwargs):
+            return generate(**kwargs)
+        cache = _read(causal_model, ids[first_U, :-1], mask[first_U, :-1])
+        if cache is None:
+            return generate(**kwargs)
+        cache.batch_select_indices(row_B)
+        prefilled()
+        return generate(**kwargs, **{_cache_name(causal_model): cache})
+
+    return shared
+
+
+def distinct_prompts(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Returns which rows begin a run of equal prompts, shape `(U,)`, and which run each row belongs to, shape `(B,)`.
+
+    Args:
+        ids, mask (`torch.Tensor`):
+            Prompts, padded on the left, shape `(B, T)`.
+    """
+    differs = (ids[1:] != ids[:-1]).any(dim=1) | (mask[1:] != mask[:-1]).any(dim=1)
+    begins = torch.cat([differs.new_ones(1), differs])
+    return begins.nonzero().flatten(), begins.long().cumsum(dim=0) - 1
+
+
+def _plain(kwargs: dict[str, Any]) -> bool:
+    """Whether there is nothing but text, and a cache that grows."""
+    config = kwargs["generation_config"]
+    if set(kwargs) != {"input_ids", "attention_mask", "generation_config"}:
+        return False
+    grows = getattr(config, "cache_implementation", None) is None and getattr(config, "use_cache", True) is not False
+    return grows and (config.num_beams or 1) == 1
+
+
+def _read(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache | None:
+    """The cache after reading prompts, or `None` where the model keeps something else than keys and values by row."""
+    if not bool(mask.any(dim=1).all()):
+        return None  # a prompt of one token
+    positions = (mask.long().cumsum(dim=1) - 1).masked_fill(mask == 0, 1)  # as `generate` counts them
+    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
+    cache = output[_cache_name(model)]
+    by_row = type(cache) is DynamicCache and all(
+        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
+    )
+    return cache if by_row else None
+
+
+def _cache_name(model: nn.Module) -> str:
+    """What the model calls its cache, by the release of transformers."""
+    return "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
