@@ -1,12 +1,11 @@
 """
 Records what a run needed: peak memory, seconds and tokens of each phase, in a file in its folder.
 
-It looks and changes nothing: no random number is drawn, no tensor is made. Phases follow from hooks. Generation is
-what `while_generating` surrounds; what comes after it without gradient is scoring; the first pass with gradient begins
-the update, which lasts until the next generation.
+It looks and changes nothing: no random number is drawn, no tensor is made. Generation is what `host.watch` surrounds;
+what comes after it without gradient is scoring; the first pass with gradient begins the update, which lasts until the
+next generation.
 """
 
-import functools
 import json
 import time
 from collections.abc import Generator
@@ -19,6 +18,8 @@ import torch
 from accelerate.logging import get_logger
 from transformers import TrainerCallback
 
+from ..host.seams import Seams
+from ..host.watch import Watch
 from ..host.whole_files import write_whole
 from .resident import Resident
 
@@ -96,7 +97,7 @@ def read_measured(folder: Path) -> RunMeasured:
         raise ValueError(f"{path} cannot be read as what a run has measured: {error}.") from error
 
 
-class MemoryAndTime(TrainerCallback):
+class MemoryAndTime(TrainerCallback, Watch):
     """
     Measures a trainer's run, see the module. [`watch`] adds it.
 
@@ -163,8 +164,10 @@ class MemoryAndTime(TrainerCallback):
             yield
             return
         self.enter("generate")
-        yield
-        self.enter("score")
+        try:
+            yield
+        finally:
+            self.enter("score")
 
     def written(self, completion_ids: list[list[int]]) -> None:
         """Counts completions."""
@@ -233,7 +236,7 @@ class MemoryAndTime(TrainerCallback):
             write_whole(self._folder / FILE, json.dumps(values, indent=2) + "\n", sync=False)
 
 
-def watch(trainer: Any) -> MemoryAndTime:
+def watch(trainer: Any) -> MemoryAndTime | None:
     """
     Records peak memory, seconds and tokens of a trainer's phases in `output_dir/memory_and_time.json`.
 
@@ -242,8 +245,11 @@ def watch(trainer: Any) -> MemoryAndTime:
             Any trainer of this package, before it trains.
 
     Returns:
-        [`MemoryAndTime`]: The callback that was added.
+        [`MemoryAndTime`], *optional*: The callback that was added; `None` with `torch_compile`, where looking into a
+        pass would break its graph.
     """
+    if trainer.args.torch_compile:
+        return None
     one = MemoryAndTime(trainer)
     trainer.add_callback(one)
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -251,19 +257,6 @@ def watch(trainer: Any) -> MemoryAndTime:
     model.get_input_embeddings().register_forward_pre_hook(
         lambda module, inputs: one.read(inputs[0] if inputs else None)
     )
-    if hasattr(trainer, "while_generating"):
-        generating, shaped = trainer.while_generating, trainer.shaped
-        trainer.while_generating = functools.partial(_both, one, generating)
-        trainer.shaped = functools.partial(_counted, one, shaped)
+    if isinstance(trainer, Seams):
+        trainer.watch = one
     return one
-
-
-@contextmanager
-def _both(one: MemoryAndTime, generating: Any) -> Generator[None]:
-    with one.generation(), generating():
-        yield
-
-
-def _counted(one: MemoryAndTime, shaped: Any, rewards: Any, completion_ids: list[list[int]]) -> Any:
-    one.written(completion_ids)
-    return shaped(rewards, completion_ids)
