@@ -79,7 +79,7 @@ def test_completions_and_passes_are_counted(tmp_path, name):
     # 8 rows a step. Each is read once by an update, with its padded prompt: no fewer tokens than were written
     assert 8 <= found.phases["generate"].tokens <= one.state.global_step * 8 * one.args.max_completion_length * 4
     # Filtered rows are not read, and dynamic sampling writes several batches for one
-    assert 0 < found.phases["update"].tokens
+    assert found.phases["update"].tokens > 0
     speeds = measured_speeds(found, RunShape(name, None, round_rows=8))
     assert speeds.generate == found.phases["generate"].tokens / found.phases["generate"].seconds
 
@@ -130,7 +130,7 @@ def test_an_evaluation_is_no_part_of_it(tmp_path):
 
 
 def test_an_evaluation_during_the_run_counts_no_tokens(tmp_path):
-    plain = trained("dpo", tmp_path / "a", True, max_steps=2)
+    trained("dpo", tmp_path / "a", True, max_steps=2)
     one = trainer("dpo", tmp_path / "b", max_steps=2)
     watch(one)
     one.add_callback(Evaluates(one))

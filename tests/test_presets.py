@@ -1,6 +1,7 @@
 """The presets: each is read by its own parser as it is, plans nothing that is not in it, and fits on its card."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,6 @@ FOLDER = ROOT / "examples" / "configs"
 PRESETS = sorted(FOLDER.glob("*/*.yaml"))
 SPARE = 0.1
 
-# What load_in_4bit gives by itself
-QUANTIZED = ["--use_peft", "true", "--lora_target_modules", "all-linear", "--lora_dropout", "0.0"]
-QUANTIZED += ["--use_bnb_nested_quant", "true", "--dtype", "bfloat16"]
-
 
 def name(path: Path) -> str:
     return f"{path.parent.name}-{path.stem}"
@@ -34,10 +31,13 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
+@cache
 def planned(path: Path):
-    words = ["--config", str(path), "--dry_run", "true", *QUANTIZED]
+    """Returns the arguments of a preset, its sizes, and the bytes that it needs."""
+    words = ["--config", str(path), "--dry_run", "true"]
     arguments = checked(COMMANDS[path.stem], words, "trl-dapo", []).arguments
-    return arguments, planned_run(path.stem, arguments)
+    run = planned_run(path.stem, arguments)
+    return arguments, run, plan_memory(run.shape).bytes
 
 
 def test_every_card_has_every_command():
@@ -49,7 +49,7 @@ def test_every_card_has_every_command():
 @pytest.mark.parametrize("path", PRESETS, ids=name)
 def test_a_preset_is_read_as_it_is(path):
     values = yaml.safe_load(path.read_text())
-    arguments, run = planned(path)
+    arguments, run, _ = planned(path)
     given = {field: value for one in arguments for field, value in vars(one).items()}
     for field, value in values.items():
         assert given[field] == value or str(getattr(given[field], "value", given[field])) == str(value), field
@@ -68,7 +68,7 @@ def test_a_preset_names_itself(path):
 
 @pytest.mark.parametrize("path", PRESETS, ids=name)
 def test_a_preset_fits_with_a_tenth_to_spare(path):
-    needs = plan_memory(planned(path)[1].shape).bytes
+    needs = planned(path)[2]
     usable = card(path.parent.name).usable
     assert needs <= (1 - SPARE) * usable, f"{needs / GIB:.2f} of {usable / GIB:.2f} GiB"
 
@@ -79,15 +79,14 @@ def test_the_table_of_the_presets_is_that_of_the_plans():
     )
     assert {f"{size}-{command}" for size, command, *_ in rows} == {name(path) for path in PRESETS}
     for size, command, model, peak, spare in rows:
-        _, run = planned(FOLDER / size / f"{command}.yaml")
-        needs, usable = plan_memory(run.shape).bytes, card(size).usable
+        needs, usable = planned(FOLDER / size / f"{command}.yaml")[2], card(size).usable
         assert needs / GIB == pytest.approx(float(peak), abs=0.06), (size, command)
         assert 100 * (1 - needs / usable) == pytest.approx(int(spare), abs=1.1), (size, command)
         assert model in yaml.safe_load((FOLDER / size / f"{command}.yaml").read_text())["model_name_or_path"]
 
 
 def test_a_dry_run_of_a_preset_says_what_it_needs(capfd):
-    assert main(["dapo", "--config", str(FOLDER / "12gb" / "dapo.yaml"), *QUANTIZED, "--dry-run"]) == 0
+    assert main(["dapo", "--config", str(FOLDER / "12gb" / "dapo.yaml"), "--dry-run"]) == 0
     out = capfd.readouterr().out
     assert re.search(
         r"^# memory\nload .*\ngenerate .*\nscore .*\nupdate .*\nneeds .*GiB.*\nfits on cards of ", out, re.M

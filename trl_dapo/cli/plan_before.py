@@ -30,11 +30,7 @@ FEW_PLANS = 12
 
 def print_memory(name: str, arguments: Arguments, processes: int) -> None:
     """Prints a line for each phase of a run, what it needs, and the cards that it fits on; or why not."""
-    try:
-        plan = plan_memory(planned_run(name, arguments, processes=processes).shape)
-        lines = short_lines(plan, fitting_sizes(plan))
-    except NoConfigFile as error:
-        lines = [f"memory was not planned: {one_line(error)}"]
+    lines = _memory_lines(name, arguments, processes)
     if sys.stdout.isatty():
         from rich.console import Console
 
@@ -43,6 +39,17 @@ def print_memory(name: str, arguments: Arguments, processes: int) -> None:
     else:
         print("# memory")
         print("\n".join(lines))
+
+
+def _memory_lines(name: str, arguments: Arguments, processes: int) -> list[str]:
+    if arguments.model_args.model_name_or_path is None:
+        # A trace takes a second, and tells nothing of 0.1 million weights
+        return ["the built-in model fits on every card"]
+    try:
+        plan = plan_memory(planned_run(name, arguments, processes=processes).shape)
+    except NoConfigFile as error:
+        return [f"memory was not planned: {one_line(error)}"]
+    return short_lines(plan, fitting_sizes(plan))
 
 
 def check_memory(name: str, arguments: Arguments) -> None:

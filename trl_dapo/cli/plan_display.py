@@ -74,7 +74,7 @@ def _first_knob(verdict: Verdict) -> list[str]:
 
 def _most(result: Result, verdict: Verdict) -> list[str]:
     most, shape = verdict.largest, result.planned.shape
-    pairs = [("per_device_train_batch_size", most.per_device_train_batch_size)]
+    pairs: list[tuple[str, int | None]] = [("per_device_train_batch_size", most.per_device_train_batch_size)]
     if shape.round_rows:
         pairs += [("max_completion_length", most.completion_length), ("num_generations", most.num_generations)]
     else:

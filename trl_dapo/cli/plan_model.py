@@ -61,6 +61,8 @@ def planned_model(model_args: ModelConfig, trusted: bool = False) -> PlannedMode
         from peft import PeftConfig
 
         adapter: Any = PeftConfig.from_pretrained(name)
+        # Saved as one that only answers, and trained here
+        adapter.inference_mode = False
         config, source = _config(str(adapter.base_model_name_or_path), "main", trusted)
         return PlannedModel(config, adapter, True, f"{source}, the base of the adapter {name}")
     config, source = _config(name, model_args.model_revision, trusted)

@@ -193,10 +193,7 @@ def _most(least: int, now: int, most: int, needs: Callable[[int], int], limit: f
 
 def _on_line(known: dict[int, int], low: int, high: int, limit: float) -> int:
     """Returns a number between `low` and `high`, both left out, where the line through known ones meets the limit."""
-    if high in known:
-        other = high
-    else:
-        other = max((number for number in known if number < low), default=0)
+    other = high if high in known else max((number for number in known if number < low), default=0)
     if not other or known[other] == known[low]:
         return min(2 * low, high - 1) if high not in known else (low + high) // 2
     guess = low + (limit - known[low]) * (other - low) / (known[other] - known[low])

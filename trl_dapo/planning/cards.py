@@ -1,7 +1,8 @@
 """
 What a card has free for a run: its memory, less what the driver keeps.
 
-The context that CUDA makes for a process is counted in the plan. The sizes are those that `nvidia-smi` shows. They are below the number on the box where a card has error correction.
+The context that CUDA makes for a process is counted in the plan. The sizes are those that `nvidia-smi` shows. They are
+below the number on the box where a card has error correction.
 """
 
 import re
