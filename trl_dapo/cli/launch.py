@@ -91,6 +91,10 @@ def run(command: Command, argv: list[str]) -> int:
     arguments, launch_args = planned.arguments, planned.launch_args
     if arguments.script_args.dry_run:
         command.load("print_dry_run")(arguments, command.load("host_config"))
+        from .plan_before import print_memory
+
+        with _quietly():
+            print_memory(command.name, arguments, planned.processes)
         return 0
     if arguments.training_args.use_cpu and not planned.from_file + planned.from_command_line:
         launch_args = _launch_args([], ON_CPU, planned.parser, command.module)

@@ -13,10 +13,13 @@ import torch
 from accelerate.logging import get_logger
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
+from trl_dapo.planning.measured import watch
+
 from .arguments import Arguments, CommandParser
 from .commands import Command
 from .config_file import read_config_file, split_config_flag
 from .errors import UsageError, one_line, report
+from .plan_before import check_memory
 from .unfinished import none_left
 
 
@@ -85,7 +88,10 @@ def main(
     for note in script_args.notes:
         logger.warning(note)
     resume_from = command.load("checkpoint")(training_args)
-    trainer = build_trainer(command, Arguments(script_args, training_args, model_args, dataset_args))
+    arguments = Arguments(script_args, training_args, model_args, dataset_args)
+    check_memory(command.name, arguments)
+    trainer = build_trainer(command, arguments)
+    watch(trainer)
     train_and_save(trainer, script_args, resume_from)
 
 

@@ -54,12 +54,12 @@ class Oddities:
                 "to learn. Check how its columns were made."
             )
         if self.identical:
-            logger.warning(
+            _warn(
                 f"The {name} dataset: chosen and rejected are identical in {self.identical} of {self.rows} pairs, "
                 "which teach nothing. Remove them."
             )
         if self.repeated:
-            logger.warning(
+            _warn(
                 f"The {name} dataset: {self.repeated} of {self.rows} pairs repeat the prompt at the start of a "
                 "completion, and the model would read it twice. Remove it there, or leave out the column 'prompt'."
             )
@@ -152,7 +152,7 @@ def report_lengths(before: Any, after: Any, name: str, max_length: int | None) -
             "Raise `max_length`."
         )
     if dropped:
-        logger.warning(
+        _warn(
             f"max_length={max_length} drops {dropped} of {len(before)} pairs of the {name} dataset. Raise "
             "`max_length` to train on them."
         )
@@ -162,7 +162,7 @@ def report_lengths(before: Any, after: Any, name: str, max_length: int | None) -
     lengths = (len(row["prompt_ids"]) + max(map(len, (row[one] for one in TOKEN_COLUMNS))) for row in after)
     cut = sum(length > max_length for length in lengths)
     if cut:
-        logger.warning(
+        _warn(
             f"max_length={max_length} cuts {cut} of {len(after)} pairs of the {name} dataset. Raise `max_length` to "
             "train on whole completions."
         )
@@ -208,3 +208,11 @@ def _repeats_prompt(prompt: Any, *completions: Any) -> bool:
     if not prompt or (isinstance(prompt, str) and not prompt.strip()):
         return False
     return any(type(one) is type(prompt) and one[: len(prompt)] == prompt for one in completions)
+
+
+def _warn(text: str) -> None:
+    try:
+        logger.warning(text)
+    except RuntimeError:
+        # Accelerate's logger asks which process this is, and a dry run has made none
+        logger.logger.warning(text)

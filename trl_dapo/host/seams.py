@@ -27,6 +27,7 @@ from .resume import Parts, load_parts, save_parts
 from .rollout_rows import checked_rollout
 from .state import HostState
 from .swapped import swapped
+from .watch import Watch
 
 
 class Steps(Protocol):
@@ -81,6 +82,7 @@ class Seams(CheckpointSeams, HostTrainer):
 
     # Defaults of the class, which hold for an instance made without `__init__` too
     present_pass: Pass = Pass()
+    watch: Watch = Watch()
     update_phase: Steps | None = None
     packed_passes: Passes | None = None
 
@@ -226,13 +228,14 @@ class Seams(CheckpointSeams, HostTrainer):
         def generate(prompts: list) -> Any:
             own = getattr(self, "rollout_func", None)
             checked = {} if own is None else {"rollout_func": checked_rollout(own)}
-            with self.while_generating(), swapped(self, **checked):
+            with self.watch.generation(), self.while_generating(), swapped(self, **checked):
                 return host(prompts)
 
         return self.present_pass.generation(generate, prompts)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
         host = super()._calculate_rewards
+        self.watch.written(completion_ids_list)
 
         def rewards() -> torch.Tensor:
             with swapped(self, **self.functions_to_call()):

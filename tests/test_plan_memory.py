@@ -1,0 +1,107 @@
+"""Planned memory: sizes by hand, and peaks of passes against what real tensors take."""
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from trl_dapo.planning.fake_linear import bytes_4bit, bytes_8bit
+from trl_dapo.planning.known_models import known_config
+from trl_dapo.planning.memory import plan_memory
+from trl_dapo.planning.optimizer_state import state_bytes
+from trl_dapo.planning.run_shape import RunShape
+from trl_dapo.planning.traced_step import TracedModel
+
+
+def config(layers: int = 2) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+
+
+def shape(layers: int = 2, **settings) -> RunShape:
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    sizes = {"prompt_length": 8, "completion_length": 8, "microbatch_rows": 2, "microbatches": 2, "lora": lora}
+    return RunShape("dapo", config(layers), **{**sizes, **settings})
+
+
+def test_a_4bit_matrix_of_512_by_64_has_512_blocks():
+    # 32768 weights: 16384 bytes. 512 blocks of 64. Simple: 512 float32 and the table of 16 float32: 2048 + 64.
+    # Double: 512 bytes, 512 / 256 = 2 float32, an offset, tables of 256 and of 16 float32: 512 + 8 + 4 + 1024 + 64.
+    assert bytes_4bit(512 * 64, double=False) == (16384, 2112)
+    assert bytes_4bit(512 * 64, double=True) == (16384, 1612)
+
+
+def test_an_8bit_matrix_has_a_scale_per_row():
+    assert bytes_8bit(512, 64) == (32768, 2048)
+
+
+def test_adamw_has_two_numbers_per_number_of_an_adapter():
+    # r 16 on 576 -> 1536: 16 x (576 + 1536) = 33792 numbers; two float32 each: 270336 bytes.
+    # In 8 bits: A has 9216 = 36 blocks of 256, B has 24576 = 96: 2 x (9216 + 144 + 24576 + 384) = 68640.
+    shapes = [(16, 576), (1536, 16)]
+    assert state_bytes("adamw_torch", shapes) == 270336
+    assert state_bytes("adamw_8bit", shapes) == 68640
+    assert state_bytes("sgd", shapes) == 0
+    # Rows and columns of each: 4 x (16 + 576 + 1536 + 16)
+    assert state_bytes("adafactor", shapes) == 8576
+
+
+def test_small_tensors_stay_in_float32_in_8bit_optimizers():
+    assert state_bytes("adamw_8bit", [(16, 64)]) == 2 * 4 * 1024
+
+
+def test_the_cache_has_the_heads_of_keys_and_values():
+    # Qwen2.5-7B: 28 layers, 4 heads of 128, keys and values, 2 bytes: 57344 bytes a token
+    traced = TracedModel(RunShape("dapo", known_config("Qwen/Qwen2.5-7B"), dtype="bfloat16", compute_dtype="bfloat16"))
+    assert traced.cache_bytes(3, 10) == 30 * 57344
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("Qwen/Qwen2.5-0.5B", 494_032_768),
+        ("Qwen/Qwen2.5-1.5B", 1_543_714_304),
+        ("Qwen/Qwen2.5-7B-Instruct", 7_615_616_512),
+        ("Qwen/Qwen3-8B", 8_190_735_360),
+        ("meta-llama/Llama-3.2-3B", 3_212_749_824),
+        ("meta-llama/Llama-3.1-8B", 8_030_261_248),
+        ("HuggingFaceTB/SmolLM2-135M", 134_515_008),
+        ("HuggingFaceTB/SmolLM2-1.7B", 1_711_376_384),
+    ],
+)
+def test_known_models_have_the_published_number_of_parameters(name, parameters):
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(known_config(name))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_an_unknown_model_has_no_configuration():
+    assert known_config("nobody/nothing") is None
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_layers_that_were_not_traced_count_as_those_that_were(monkeypatch, checkpointing):
+    given = shape(layers=6, gradient_checkpointing=checkpointing)
+    planned = plan_memory(given, "cpu")
+    monkeypatch.setattr("trl_dapo.planning.traced_step.DEPTHS", (5, 6))
+    monkeypatch.setattr("trl_dapo.planning.memory._MODELS", {})
+    assert plan_memory(given, "cpu").bytes == planned.bytes
+
+
+def test_weights_of_a_quantized_model_are_the_packed_ones():
+    # A layer: q and o 32 x 32, k and v 16 x 32, three of 64 x 32: 9216 weights; embeddings: 64 x 32 float32;
+    # five norms of 32 float32; two tables of rotary frequencies, 4 float32 each
+    weights = TracedModel(shape(quantization="4bit")).weights
+    assert weights.base == 2 * 9216 // 2 + 4 * (64 * 32 + 5 * 32 + 2 * 4)
+
+
+def test_the_larger_run_needs_more():
+    def size(**settings):
+        return plan_memory(shape(**settings)).bytes
+
+    assert size(microbatch_rows=4) > size()
+    assert size(completion_length=64) > size()
+    assert size(gradient_checkpointing=True, completion_length=64) < size(completion_length=64)
+    assert size(optimizer="sgd") < size()
