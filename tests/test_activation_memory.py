@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from trl.models.activation_offloading import OffloadActivations
 
 from allocator import allocations
 from tiny import plain_dataset, share_reward, tiny_args, tiny_lora, tiny_model, tiny_tokenizer
@@ -21,6 +22,7 @@ TRAINERS = [
 
 def trainer_of(folder, cls, config, hidden=16, layers=2, **overrides):
     tokenizer = tiny_tokenizer()
+    peft_config = overrides.pop("peft_config", tiny_lora())
     args = tiny_args(folder, cls=config, **{"max_steps": 2, **overrides})
     return cls(
         tiny_model(tokenizer, layers=layers, hidden=hidden),
@@ -28,7 +30,7 @@ def trainer_of(folder, cls, config, hidden=16, layers=2, **overrides):
         args,
         plain_dataset(16),
         processing_class=tokenizer,
-        peft_config=tiny_lora(),
+        peft_config=peft_config,
     )
 
 
@@ -120,3 +122,15 @@ def test_offloading_on_a_cpu_says_that_it_has_no_effect(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         trainer_of(tmp_path, GRPOTrainer, GRPOConfig, activation_offloading=True)
     assert "activation_offloading=True has no effect on a CPU" in caplog.text
+
+
+@pytest.mark.parametrize("peft_config", [None, tiny_lora()])
+def test_the_weights_of_a_critic_are_no_activations(tmp_path, monkeypatch, peft_config):
+    # TRL's manager knows the weights by where they lie, and copies everything else that a pass keeps
+    manager = OffloadActivations.__new__(OffloadActivations)
+    monkeypatch.setattr("trl_dapo.grpo.trainer.offloading", lambda *args: manager)
+    kwargs = {"peft_config": peft_config, "num_generations": 1, "num_iterations": 1}
+    trainer = trainer_of(tmp_path, PPOTrainer, PPOConfig, **kwargs)
+    for model in (trainer.model, trainer.critic.model):
+        for name, parameter in model.named_parameters():
+            assert parameter.untyped_storage().data_ptr() in manager.param_storages, name

@@ -145,7 +145,7 @@ def test_four_bits_are_loaded_where_the_package_is_there(settings, capfd, monkey
     ]
     _, report = run(capfd, *argv)
     assert statuses(report)["first_step"] == "pass"
-    assert report["notes"] == []
+    assert report["notes"] == ["load_in_4bit: filled in use_bnb_nested_quant=True, lora_dropout=0.0"]
     there = this_machine.importlib.util.find_spec
     monkeypatch.setattr(
         this_machine.importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else there(name)

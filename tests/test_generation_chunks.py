@@ -1,11 +1,20 @@
 """Bounded calls of `generate`, and prompts that are read once: the same completions, less memory."""
 
+import inspect
+
 import pytest
 import torch
 from accelerate import PartialState
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import GenerationConfig
+from transformers import (
+    GenerationConfig,
+    LlamaForCausalLM,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
+)
 
 from allocator import peak_of
 from tiny import (
@@ -282,6 +291,43 @@ def test_other_caches_are_read_as_before():
         input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
     )
     assert called == [["attention_mask", "generation_config", "input_ids"]]
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "recurrent_and_attention", "counts_itself"])
+def test_models_that_keep_something_else_are_read_as_before(kind):
+    # RWKV and RecurrentGemma return no cache by the name of keys and values; others take no positions
+    sizes = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 3}
+    torch.manual_seed(0)
+    if kind == "recurrent":
+        model = RwkvForCausalLM(RwkvConfig(**sizes, attention_hidden_size=16, context_length=64))
+    elif kind == "recurrent_and_attention":
+        model = RecurrentGemmaForCausalLM(
+            RecurrentGemmaConfig(
+                **sizes, intermediate_size=32, num_attention_heads=2, lru_width=16, attention_window_size=8
+            )
+        )
+    else:
+
+        class Strict(LlamaForCausalLM):
+            def forward(self, input_ids=None, attention_mask=None, past_key_values=None, cache=None, use_cache=None,
+                        return_dict=True):  # fmt: skip
+                state = past_key_values if cache is None else cache
+                name = (
+                    "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
+                )
+                return super().forward(input_ids, attention_mask, use_cache=use_cache, **{name: state})
+
+        model = Strict(tiny_model(tiny_tokenizer()).config)
+    model.eval()
+    ids = torch.arange(20, 26).repeat(4, 1)
+    given = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "generation_config": GenerationConfig(max_new_tokens=4, do_sample=False, pad_token_id=0, eos_token_id=None),
+    }
+    with torch.no_grad():
+        found = sharing_prompts(model, model.generate, lambda: None)(**given)
+        assert torch.equal(found, model.generate(**given))
 
 
 # -------------------------------------------------------------------------------------------------------------- memory

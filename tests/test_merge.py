@@ -15,7 +15,7 @@ from preferences import nf4, saved, tiny_reward_model
 from tiny import tiny_model, tiny_tokenizer
 from trl_dapo.cli.main import main
 from trl_dapo.export import folder as folders
-from trl_dapo.export.merging import load_merged, load_trained
+from trl_dapo.export.merging import load_merged, load_trained, without_weights
 from trl_dapo.export.rounding import Kept, kept_by
 from trl_dapo.export.source import find_source
 from trl_dapo.qlora.recorded import FILE, record_quantization, recorded_quantization
@@ -338,3 +338,78 @@ def test_prompts_that_cannot_be_read(base, tmp_path, capsys):
     (tmp_path / "bad.jsonl").write_text('{"question": 1}\n')
     assert "no JSON object with `prompt`" in refused(capsys, *words, tmp_path / "bad.jsonl")
     assert "--to" in refused(capsys, tmp_path / "run")
+
+
+@pytest.mark.parametrize("prompt", ["[]", "3", '{"a": 1}', '[{"role": "user"}]', '[{"content": null}]', "null"])
+def test_prompts_of_other_shapes_are_refused(base, tmp_path, capsys, prompt):
+    adapter(base, tmp_path / "run")
+    (tmp_path / "rows.jsonl").write_text(f'{{"prompt": {prompt}}}\n')
+    words = [tmp_path / "run", "--to", tmp_path / "out", "--prompts", tmp_path / "rows.jsonl"]
+    assert "`prompt` must be text, or messages" in refused(capsys, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_is_too_small_is_said_before_the_models_are_loaded(base, tmp_path, capsys, monkeypatch):
+    adapter(base, tmp_path / "run")
+    monkeypatch.setattr(folders.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 2**20))
+    monkeypatch.setattr("trl_dapo.export.choice.load_trained", lambda *args: pytest.fail("loaded"))
+    assert "are free" in refused(capsys, tmp_path / "run", "--to", tmp_path / "out")
+
+
+def test_a_model_without_weights_has_the_size_of_the_model(tmp_path):
+    # Tied, so that embeddings and head count once
+    tied = tiny_model(tiny_tokenizer(), hidden=64, layers=2, tied=True)
+    adapter(saved(tmp_path / "tied", tied), tmp_path / "run")
+    empty = without_weights(find_source(str(tmp_path / "run")))
+    assert folders.bytes_to_write(empty, torch.float32) == folders.bytes_to_write(tied, torch.float32)
+    assert {parameter.device.type for parameter in empty.parameters()} == {"meta"}
+
+
+def test_a_link_to_an_empty_folder_is_a_target(base, tmp_path):
+    adapter(base, tmp_path / "run")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    assert merge(tmp_path / "run", "--to", tmp_path / "out") == 0
+    assert (tmp_path / "out").is_symlink()
+    assert (tmp_path / "disk" / "model.safetensors").is_file()
+
+
+def test_a_tokenizer_without_special_tokens_will_do(base, tmp_path):
+    adapter(base, tmp_path / "run")
+    tokenizer = tiny_tokenizer(chat=False)
+    tokenizer.pad_token = tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path / "run")
+    (tmp_path / "run" / "chat_template.jinja").unlink()
+    assert merge(tmp_path / "run", "--to", tmp_path / "out", "--prompts", _prompts(tmp_path)) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "words", "said"),
+    [(1e6, ["--dtype", "float16"], "Store it as bfloat16 or float32"), (float("nan"), [], "its base is broken")],
+)
+def test_values_that_are_not_finite_are_not_stored(tmp_path, capsys, value, words, said):
+    model = tiny_model(tiny_tokenizer(), hidden=64, layers=2)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = value
+    adapter(saved(tmp_path / "base", model), tmp_path / "run")
+    line = refused(capsys, tmp_path / "run", "--to", tmp_path / "out", *words)
+    assert "layers.0.mlp.up_proj" in line
+    assert said in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folders_name_writes_nothing_into_the_card(base, tmp_path):
+    evil = tmp_path / "x\n---\nlicense: mit\n# <b>hi"
+    shutil.copytree(base, evil)
+    adapter(str(evil), tmp_path / "run")
+    assert merge(tmp_path / "run", "--to", tmp_path / "out", "--prompts", _prompts(tmp_path)) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.count("\n---\n") == 1
+    assert "x_---_license_mit_b_hi" in card
+
+
+@pytest.mark.parametrize("text", ["{}", '{"load_in_4bit": true, "bnb_4bit_quant_type": "int3"}'])
+def test_a_record_that_says_nothing_is_refused(tmp_path, text):
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(ValueError, match="does not say how the base was quantized"):
+        recorded_quantization(tmp_path)

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
 
     from trl_dapo.export.choice import choose
     from trl_dapo.export.folder import bytes_to_write, check_space, check_target, save_merged
-    from trl_dapo.export.merging import tokenizer_of
+    from trl_dapo.export.merging import tokenizer_of, without_weights
     from trl_dapo.export.report import lines, model_card
     from trl_dapo.export.source import find_source
 
@@ -69,6 +69,8 @@ def main(argv: list[str]) -> int:
     try:
         check_target(options.to)
         source = find_source(options.run, assumed)
+        least = bytes_to_write(without_weights(source), getattr(torch, options.dtype or "bfloat16"))
+        check_space(options.to, least)  # now, and not only after a long computation
         tokenizer = tokenizer_of(source)
         choice = choose(source, tokenizer, options.base, options.dtype, **prompts)
         check_space(options.to, bytes_to_write(choice.merged.model, getattr(torch, choice.taken.dtype)))
@@ -93,12 +95,26 @@ def _prompts(path: Path | None) -> dict[str, Any]:
             found = [json.loads(line)["prompt"] for line in text.splitlines() if line.strip()]
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"--prompts {path}: a line is no JSON object with `prompt`: {one_line(error)}") from error
-        found = [one if isinstance(one, str) else one[-1]["content"] for one in found]
+        found = [_text(path, one) for one in found]
     else:
         found = [line for line in text.splitlines() if line.strip()]
     if not found:
         raise UsageError(f"--prompts {path}: there is no prompt in the file.")
     return {"prompts": found}
+
+
+def _text(path: Path, prompt: Any) -> str:
+    """A prompt that is text, or the last message of one that is a conversation."""
+    try:
+        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    except (LookupError, TypeError):
+        text = None
+    if not isinstance(text, str):
+        raise UsageError(
+            f"--prompts {path}: `prompt` must be text, or messages of which the last has a text as `content`, got "
+            f"{repr(prompt)[:80]}."
+        )
+    return text
 
 
 def _refuse(message: str) -> NoReturn:

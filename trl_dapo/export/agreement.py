@@ -78,7 +78,7 @@ def encoded(tokenizer: Any, prompts: list[str]) -> dict[str, torch.Tensor]:
         texts, special = prompts, True
     rows = [tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
     longest = max(map(len, rows))
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    padding = next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)
     ids = torch.tensor([[padding] * (longest - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     return {"input_ids": ids, "attention_mask": mask}

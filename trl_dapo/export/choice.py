@@ -129,8 +129,18 @@ def _bases(source: MergeSource, base: str | None) -> list[str]:
     return list(BASES) if packed else ["original"]
 
 
+def _check_finite(model: Any, dtype: str) -> None:
+    for name, tensor in model.named_parameters():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"Merged and stored as {dtype}, {name} has values that are not finite. "
+                + ("Store it as bfloat16 or float32." if dtype == "float16" else "The adapter or its base is broken.")
+            )
+
+
 def _measured(merged: Merged, dtype: str, asked: Any) -> Candidate:
     round_in_place(merged.model, dtype)
+    _check_finite(merged.model, dtype)
     merged.model.eval()
     with torch.no_grad():
         found = agreement(merged.model, asked)

@@ -48,7 +48,7 @@ def check_space(target: Path, needed: int) -> None:
 @contextmanager
 def whole_folder(target: Path) -> Generator[Path]:
     """Gives a folder beside the target to write to, which takes the target's place once all is written."""
-    target = target.absolute()
+    target = target.resolve()  # a link stays, and what it leads to is written
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.parent / f".{target.name}.part"
     shutil.rmtree(part, ignore_errors=True)  # of a merge that was killed

@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from ..host.adapter_folders import load_adapter, load_base
 from .rounding import Kept, kept_by
@@ -54,6 +54,13 @@ def tokenizer_of(source: MergeSource) -> Any:
         return AutoTokenizer.from_pretrained(source.folder)
     except (OSError, ValueError):
         return AutoTokenizer.from_pretrained(source.base)
+
+
+def without_weights(source: MergeSource) -> nn.Module:
+    """Returns the base with its parameters' sizes alone."""
+    architecture = AutoModelForSequenceClassification if source.scores else AutoModelForCausalLM
+    with torch.device("meta"):
+        return architecture.from_config(AutoConfig.from_pretrained(source.base))
 
 
 def load_trained(source: MergeSource, tokens: int) -> PeftModel:

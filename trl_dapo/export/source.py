@@ -2,6 +2,7 @@
 What a run has left to merge: an adapter, the base that it stands on, and how that was quantized. Reads no weights.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,9 @@ class MergeSource:
     @property
     def base_called(self) -> str:
         """The base as others can know it: its name on the Hub, or the last part of a path."""
-        return Path(self.base).name if Path(self.base).exists() else self.base
+        name = Path(self.base).name if Path(self.base).exists() else self.base
+        # It stands in a model card, and a folder's name can hold any text
+        return re.sub(r"[^\w./+-]+", "_", name)
 
 
 def find_source(run: str, assumed: BitsAndBytesConfig | None = None) -> MergeSource:

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from torch import nn
 from trl.models import get_act_offloading_ctx_manager
+from trl.models.activation_offloading import OffloadActivations
 
 
 logger = get_logger(__name__)
@@ -35,3 +37,9 @@ def offloading(model: Any, wanted: bool, on_cpu: bool) -> AbstractContextManager
         logger.warning("activation_offloading=True has no effect on a CPU: activations are in its memory already.")
         return nullcontext()
     return get_act_offloading_ctx_manager(model)
+
+
+def leave_weights(manager: AbstractContextManager[Any], *models: nn.Module) -> None:
+    """Names the models whose weights stay where they are: those of a critic are made after TRL has looked."""
+    if isinstance(manager, OffloadActivations):
+        manager.update_model_params(nn.ModuleList(models))

@@ -275,7 +275,8 @@ class GRPOTrainer(Seams):
 
     def step_ended(self) -> None:
         super().step_ended()
-        self._truncation.look(self.host.metrics["train"], self.args.max_completion_length)
+        if self.rollout_place is not None:
+            self._truncation.look(self.host.metrics["train"], self.args.max_completion_length)
 
     def while_generating(self) -> AbstractContextManager[None]:
         return self._calls_of_generate() if self._generates_itself else super().while_generating()

@@ -17,6 +17,7 @@ from accelerate.utils import gather
 from peft import PeftModel
 from trl.trainer.utils import disable_dropout_in_model
 
+from ..grpo.offloading import leave_weights
 from ..grpo.trainer import GRPOTrainer, model_name
 from ..host.finite_weights import Named
 from ..host.passes import Pass
@@ -101,6 +102,7 @@ class PPOTrainer(GRPOTrainer):
         self.beta = 0.0
         self.critic = self._make_critic(value_peft_config)
         self._critic_update = CriticUpdate(self, self.critic)
+        leave_weights(self._offloading, self.model, self.critic.model)
         if reward is not None:
             reward.attach(self.model, self.host.tokenizer, args.per_device_train_batch_size)  # ty: ignore[invalid-argument-type]
         if self.use_vllm:

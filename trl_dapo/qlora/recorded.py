@@ -33,6 +33,11 @@ def recorded_quantization(folder: Path) -> BitsAndBytesConfig | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return BitsAndBytesConfig.from_dict(values)
+        config = BitsAndBytesConfig.from_dict(values)
+        if not (config.load_in_4bit or config.load_in_8bit):
+            raise ValueError("neither load_in_4bit nor load_in_8bit is true")
+        if config.bnb_4bit_quant_type not in ("nf4", "fp4"):
+            raise ValueError(f"bnb_4bit_quant_type={config.bnb_4bit_quant_type!r} is neither 'nf4' nor 'fp4'")
+        return config
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} does not say how the base was quantized: {error}") from error

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from trl.generation import vllm_generation
-from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
 
+from ..host.engine_seams import EngineSeams
 from ..host.swapped import swapped
 from .adapter_engine import AdapterSync
 from .dense_engine import DenseSync
@@ -27,7 +27,7 @@ from .sync_check import SyncCheck
 WAYS = {"adapter": AdapterSync, "dense": DenseSync}
 
 
-class OwnGeneration(VLLMGeneration):
+class OwnGeneration(EngineSeams):
     """
     [`~trl.generation.vllm_generation.VLLMGeneration`] whose engine can get the adapter alone, or dense weights.
 
@@ -71,10 +71,8 @@ class OwnGeneration(VLLMGeneration):
         given = {**kwargs, **way.engine_arguments()}
         return Engine(host(**given), way.sleep_level)
 
-    def _iter_named_params(self) -> Any:
-        if isinstance(self.way, DenseSync):
-            return self.way.weights()
-        return super()._iter_named_params()
+    def own_weights(self) -> Any:
+        return self.way.weights() if isinstance(self.way, DenseSync) else None
 
     def sync_weights(self) -> None:
         if self.way is None:

@@ -72,12 +72,25 @@ def _read(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache | N
     if not bool(mask.any(dim=1).all()):
         return None  # a prompt of one token
     positions = (mask.long().cumsum(dim=1) - 1).masked_fill(mask == 0, 1)  # as `generate` counts them
-    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-    cache = output[_cache_name(model)]
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        use_cache=True,
+        return_dict=True,
+        **_taken(model, position_ids=positions, logits_to_keep=1),
+    )
+    cache = output.get(_cache_name(model))  # recurrent models call their state otherwise
     by_row = type(cache) is DynamicCache and all(
         type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
     )
     return cache if by_row else None
+
+
+def _taken(model: nn.Module, **kwargs: Any) -> dict[str, Any]:
+    """The arguments that the model takes: some count positions themselves, some write all logits."""
+    known = inspect.signature(type(model).forward).parameters
+    takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
+    return {name: value for name, value in kwargs.items() if takes_any or name in known}
 
 
 def _cache_name(model: nn.Module) -> str:
