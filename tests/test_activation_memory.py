@@ -8,7 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from trl.models.activation_offloading import OffloadActivations
 
-from tiny import plain_dataset, share_reward, tiny_args, tiny_lora, tiny_model, tiny_tokenizer
+from tiny import plain_dataset, save_tiny_model, share_reward, tiny_args, tiny_lora, tiny_model, tiny_tokenizer
 from trl_dapo import DAPOConfig, DAPOTrainer, GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer
 from trl_dapo.grpo import offloading
 
@@ -23,9 +23,12 @@ TRAINERS = [
 def trainer_of(folder, cls, config, hidden=16, layers=2, **overrides):
     tokenizer = tiny_tokenizer()
     peft_config = overrides.pop("peft_config", tiny_lora())
+    model = tiny_model(tokenizer, layers=layers, hidden=hidden)
+    if peft_config is None:
+        model = save_tiny_model(folder / "base", tokenizer, layers=layers, hidden=hidden)  # a critic is loaded from it
     args = tiny_args(folder, cls=config, **{"max_steps": 2, **overrides})
     return cls(
-        tiny_model(tokenizer, layers=layers, hidden=hidden),
+        model,
         share_reward,
         args,
         plain_dataset(16),

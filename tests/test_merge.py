@@ -195,6 +195,10 @@ def test_a_reward_model_keeps_its_head(tmp_path, capsys):
     assert merge(tmp_path / "run", "--to", tmp_path / "out", "--dtype", "float32") == 0
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(logits(merged), expected, atol=2e-5, rtol=1e-4)
+    told = capsys.readouterr().out
+    assert "mean absolute difference of rewards" in told
+    assert "of the pairs of 8 prompts are ordered alike" in told
+    assert "greedy" not in told
 
 
 def test_the_folder_is_complete(base, tmp_path):
