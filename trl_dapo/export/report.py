@@ -52,8 +52,8 @@ def _candidate(one: Candidate, scores: bool) -> str:
     if scores:
         return (
             f"merged into {CALLED[one.base]}, {one.dtype}: {one.agreement.divergence:.3g} from the trained model "
-            f"(mean absolute difference of rewards), {one.agreement.agrees:.1%} of the pairs of {one.agreement.tokens} "
-            "prompts are ordered alike"
+            f"(mean absolute difference of rewards), {one.agreement.agrees:.1%} of the pairs of "
+            f"{one.agreement.tokens} prompts are ordered alike"
         )
     return (
         f"merged into {CALLED[one.base]}, {one.dtype}: {one.agreement.divergence:.3g} from the trained model (mean KL "
