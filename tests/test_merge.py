@@ -417,3 +417,12 @@ def test_a_record_that_says_nothing_is_refused(tmp_path, text):
     (tmp_path / FILE).write_text(text)
     with pytest.raises(ValueError, match="does not say how the base was quantized"):
         recorded_quantization(tmp_path)
+
+
+def test_a_pattern_for_embeddings_that_are_also_the_head_is_refused(tmp_path, capsys):
+    tied = saved(tmp_path / "tied", tiny_model(tiny_tokenizer(), hidden=64, layers=2, tied=True))
+    adapter(tied, tmp_path / "run", target_modules=r".*(embed_tokens|q_proj)")
+    line = refused(capsys, tmp_path / "run", "--to", tmp_path / "out")
+    assert "uses the same weights for its embeddings" in line
+    adapter(tied, tmp_path / "other", target_modules=r".*(k_proj|q_proj)")
+    assert merge(tmp_path / "other", "--to", tmp_path / "out", "--prompts", _prompts(tmp_path)) == 0
