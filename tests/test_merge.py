@@ -426,3 +426,13 @@ def test_a_pattern_for_embeddings_that_are_also_the_head_is_refused(tmp_path, ca
     assert "uses the same weights for its embeddings" in line
     adapter(tied, tmp_path / "other", target_modules=r".*(k_proj|q_proj)")
     assert merge(tmp_path / "other", "--to", tmp_path / "out", "--prompts", _prompts(tmp_path)) == 0
+
+
+def test_dropout_of_the_adapter_is_off(base, tmp_path):
+    # A 4-bit base stays in train mode
+    adapter(base, tmp_path / "run", quantized=True, lora_dropout=0.5)
+    source = find_source(str(tmp_path / "run"))
+    trained = load_trained(source, len(tiny_tokenizer()))
+    assert trained.training
+    merged = load_merged(source, "dequantized", ["float32"], len(tiny_tokenizer()), trained)
+    torch.testing.assert_close(logits(merged.model), logits(trained), atol=2e-5, rtol=1e-4)
