@@ -7,8 +7,12 @@ import pytest
 import torch
 from trl.models.activation_offloading import OffloadActivations
 
+<<<<<<< HEAD
 from allocator import allocations
 from tiny import plain_dataset, share_reward, tiny_args, tiny_lora, tiny_model, tiny_tokenizer
+=======
+from tiny import plain_dataset, save_tiny_model, share_reward, tiny_args, tiny_lora, tiny_model, tiny_tokenizer
+>>>>>>> review
 from trl_dapo import DAPOConfig, DAPOTrainer, GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer
 from trl_dapo.grpo import offloading
 
@@ -23,9 +27,12 @@ TRAINERS = [
 def trainer_of(folder, cls, config, hidden=16, layers=2, **overrides):
     tokenizer = tiny_tokenizer()
     peft_config = overrides.pop("peft_config", tiny_lora())
+    model = tiny_model(tokenizer, layers=layers, hidden=hidden)
+    if peft_config is None:
+        model = save_tiny_model(folder / "base", tokenizer, layers=layers, hidden=hidden)  # a critic is loaded from it
     args = tiny_args(folder, cls=config, **{"max_steps": 2, **overrides})
     return cls(
-        tiny_model(tokenizer, layers=layers, hidden=hidden),
+        model,
         share_reward,
         args,
         plain_dataset(16),
@@ -129,7 +136,7 @@ def test_the_weights_of_a_critic_are_no_activations(tmp_path, monkeypatch, peft_
     # TRL's manager knows the weights by where they lie, and copies everything else that a pass keeps
     manager = OffloadActivations.__new__(OffloadActivations)
     monkeypatch.setattr("trl_dapo.grpo.trainer.offloading", lambda *args: manager)
-    kwargs = {"peft_config": peft_config, "num_generations": 1, "num_iterations": 1}
+    kwargs = {"peft_config": peft_config, "num_generations": 1, "num_iterations": 1, "beta": 0.0}
     trainer = trainer_of(tmp_path, PPOTrainer, PPOConfig, **kwargs)
     for model in (trainer.model, trainer.critic.model):
         for name, parameter in model.named_parameters():

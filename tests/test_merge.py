@@ -195,6 +195,10 @@ def test_a_reward_model_keeps_its_head(tmp_path, capsys):
     assert merge(tmp_path / "run", "--to", tmp_path / "out", "--dtype", "float32") == 0
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(logits(merged), expected, atol=2e-5, rtol=1e-4)
+    told = capsys.readouterr().out
+    assert "mean absolute difference of rewards" in told
+    assert "of the pairs of 8 prompts are ordered alike" in told
+    assert "greedy" not in told
 
 
 def test_the_folder_is_complete(base, tmp_path):
@@ -413,3 +417,22 @@ def test_a_record_that_says_nothing_is_refused(tmp_path, text):
     (tmp_path / FILE).write_text(text)
     with pytest.raises(ValueError, match="does not say how the base was quantized"):
         recorded_quantization(tmp_path)
+
+
+def test_a_pattern_for_embeddings_that_are_also_the_head_is_refused(tmp_path, capsys):
+    tied = saved(tmp_path / "tied", tiny_model(tiny_tokenizer(), hidden=64, layers=2, tied=True))
+    adapter(tied, tmp_path / "run", target_modules=r".*(embed_tokens|q_proj)")
+    line = refused(capsys, tmp_path / "run", "--to", tmp_path / "out")
+    assert "uses the same weights for its embeddings" in line
+    adapter(tied, tmp_path / "other", target_modules=r".*(k_proj|q_proj)")
+    assert merge(tmp_path / "other", "--to", tmp_path / "out", "--prompts", _prompts(tmp_path)) == 0
+
+
+def test_dropout_of_the_adapter_is_off(base, tmp_path):
+    # A 4-bit base stays in train mode
+    adapter(base, tmp_path / "run", quantized=True, lora_dropout=0.5)
+    source = find_source(str(tmp_path / "run"))
+    trained = load_trained(source, len(tiny_tokenizer()))
+    assert trained.training
+    merged = load_merged(source, "dequantized", ["float32"], len(tiny_tokenizer()), trained)
+    torch.testing.assert_close(logits(merged.model), logits(trained), atol=2e-5, rtol=1e-4)

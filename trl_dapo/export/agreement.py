@@ -120,7 +120,8 @@ def agreement(model: Any, asked: Asked) -> Agreement:
     ours = _logps(model, asked)
     divergence = (theirs.exp() * (theirs - ours)).sum(dim=-1)
     same = (theirs.argmax(dim=-1) == ours.argmax(dim=-1)).double()
-    return Agreement(divergence.mean().item(), same.mean().item(), len(ours))
+    # Rounding can take the mean of equal models below 0
+    return Agreement(divergence.mean().clamp(min=0).item(), same.mean().item(), len(ours))
 
 
 def _agreement_of_rewards(theirs: torch.Tensor, ours: torch.Tensor) -> Agreement:

@@ -17,7 +17,10 @@ CALLED = {
 def lines(source: MergeSource, choice: Choice) -> list[str]:
     """Returns the report, a line per fact, with what to do where something is lost."""
     taken = choice.taken
-    found = [f"adapter of rank {source.adapter.r} on {source.base_called}", *map(_candidate, (taken, *choice.others))]
+    found = [
+        f"adapter of rank {source.adapter.r} on {source.base_called}",
+        *(_candidate(one, source.scores) for one in (taken, *choice.others)),
+    ]
     if choice.others:
         found[1] += " <- taken"
     if choice.without is not None:
@@ -43,9 +46,15 @@ def lines(source: MergeSource, choice: Choice) -> list[str]:
     return found
 
 
-def _candidate(one: Candidate) -> str:
+def _candidate(one: Candidate, scores: bool) -> str:
     if one.agreement.tokens == 0:
         return f"merged into {CALLED[one.base]}, {one.dtype}"
+    if scores:
+        return (
+            f"merged into {CALLED[one.base]}, {one.dtype}: {one.agreement.divergence:.3g} from the trained model "
+            f"(mean absolute difference of rewards), {one.agreement.agrees:.1%} of the pairs of "
+            f"{one.agreement.tokens} prompts are ordered alike"
+        )
     return (
         f"merged into {CALLED[one.base]}, {one.dtype}: {one.agreement.divergence:.3g} from the trained model (mean KL "
         f"divergence, nats per token), {one.agreement.agrees:.1%} of greedy tokens agree ({one.agreement.tokens})"

@@ -17,6 +17,7 @@ from ..qlora.recorded import recorded_quantization
 
 # Modules whose weights a model may have twice
 TIED = ("embed_tokens", "lm_head", "wte", "embed_out", "word_embeddings")
+BEFORE_TIED = ("", "model.", "model.decoder.", "model.language_model.", "transformer.", "gpt_neox.")
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,16 @@ def _check_not_tied(config: LoraConfig, described: Any) -> None:
         return
     for field in ("target_modules", "modules_to_save", "trainable_token_indices"):
         names = getattr(config, field, None)
-        found = [name for name in TIED if isinstance(names, (list, set, tuple, dict)) and name in names]
+        found = [name for name in TIED if _has(names, name)]
         if found:
             raise ValueError(
                 f"`{field}` of the adapter has {found[0]!r}, and this model uses the same weights for its embeddings "
                 "and its head: merged, the adapter would change both. Serve it unmerged."
             )
+
+
+def _has(names: Any, name: str) -> bool:
+    """Whether a module is among names, or its path matches a pattern, as PEFT reads them."""
+    if isinstance(names, str):
+        return any(re.fullmatch(names, f"{path}{name}") is not None for path in BEFORE_TIED)
+    return isinstance(names, (list, set, tuple, dict)) and name in names

@@ -290,7 +290,10 @@ OTHER_CLASSES = {
         attributes=("_n_gpu", "distributed_state"),
         defined=("_setup_devices",),
     ),
-    "trl.generation.vllm_generation.VLLMGeneration": Names(called={"_iter_named_params": Arguments(("self",))}),
+    "trl.generation.vllm_generation.VLLMGeneration": Names(
+        overridden={"_init_vllm": ("self",), "_iter_named_params": ("self",), "sync_weights": ("self",)},
+        attributes=("_llm_weights_sleeping", "enable_sleep_mode", "llm"),
+    ),
     "trl.trainer.utils.RepeatSampler": Names(attributes=("generator", "num_samples", "shuffle")),
 }
 

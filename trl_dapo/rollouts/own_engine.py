@@ -51,20 +51,19 @@ class OwnGeneration(EngineSeams):
 
     # The host's methods
 
-    def _init_vllm(self) -> None:
+    def while_engine_is_made(self) -> AbstractContextManager[Any]:
         sync = self.settings.sync_of(self.model)
         if sync == "merged":
-            return super()._init_vllm()
+            return super().while_engine_is_made()
         kind = self.accelerator.distributed_type
         if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise ValueError(f"vllm_sync={sync!r} with {kind}: no process has the whole adapter. Use DDP or one GPU.")
         self.way = WAYS[sync](self.model, self.settings, self.trust_remote_code)
         tokenizer: Any = getattr(self.processing_class, "tokenizer", self.processing_class)
         tolerance, autocast = self.settings.tolerance_of(self.model), self.accelerator.autocast
-        self._check = SyncCheck(self.model, tokenizer, tolerance, sync, autocast)
+        self.sync_check = SyncCheck(self.model, tokenizer, tolerance, sync, autocast)
         host = vars(vllm_generation).get("LLM")  # absent where vLLM is, which the host says
-        with swapped(vllm_generation, LLM=partial(self._engine, host)):
-            return super()._init_vllm()
+        return swapped(vllm_generation, LLM=partial(self._engine, host))
 
     def _engine(self, host: Any, **kwargs: Any) -> Engine:
         way: Any = self.way
@@ -85,16 +84,13 @@ class OwnGeneration(EngineSeams):
         self.llm.unchecked = self._check_sync
 
     def _sync_adapter(self, way: AdapterSync) -> None:
-        if self.enable_sleep_mode and self._llm_weights_sleeping:
-            vllm_generation.empty_cache()
-            self.llm.wake_up(tags=["weights"])
-            self._llm_weights_sleeping = False
+        self.wake_weights()
         self.llm.lora_request = way.load(self.llm.llm_engine)
         # Keys and values of prompts are those of the adapter before
         self.llm.reset_prefix_cache()
 
     def _check_sync(self) -> None:
-        found = self._check.difference(self.llm.llm, self.llm.lora_request)
+        found = self.sync_check.difference(self.llm.llm, self.llm.lora_request)
         self._unread_differences.append(found)
 
 
