@@ -7,12 +7,8 @@ import pytest
 import torch
 from trl.models.activation_offloading import OffloadActivations
 
-<<<<<<< HEAD
 from allocator import allocations
-from tiny import plain_dataset, share_reward, tiny_args, tiny_lora, tiny_model, tiny_tokenizer
-=======
 from tiny import plain_dataset, save_tiny_model, share_reward, tiny_args, tiny_lora, tiny_model, tiny_tokenizer
->>>>>>> review
 from trl_dapo import DAPOConfig, DAPOTrainer, GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer
 from trl_dapo.grpo import offloading
 
@@ -136,7 +132,7 @@ def test_the_weights_of_a_critic_are_no_activations(tmp_path, monkeypatch, peft_
     # TRL's manager knows the weights by where they lie, and copies everything else that a pass keeps
     manager = OffloadActivations.__new__(OffloadActivations)
     monkeypatch.setattr("trl_dapo.grpo.trainer.offloading", lambda *args: manager)
-    kwargs = {"peft_config": peft_config, "num_generations": 1, "num_iterations": 1, "beta": 0.0}
+    kwargs = {"peft_config": peft_config, "num_generations": 1, "num_iterations": 1}
     trainer = trainer_of(tmp_path, PPOTrainer, PPOConfig, **kwargs)
     for model in (trainer.model, trainer.critic.model):
         for name, parameter in model.named_parameters():
