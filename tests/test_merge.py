@@ -15,6 +15,7 @@ from preferences import nf4, saved, tiny_reward_model
 from tiny import tiny_model, tiny_tokenizer
 from trl_dapo.cli.main import main
 from trl_dapo.export import folder as folders
+from trl_dapo.export.agreement import ask
 from trl_dapo.export.merging import load_merged, load_trained, without_weights
 from trl_dapo.export.rounding import Kept, kept_by
 from trl_dapo.export.source import find_source
@@ -436,3 +437,28 @@ def test_dropout_of_the_adapter_is_off(base, tmp_path):
     assert trained.training
     merged = load_merged(source, "dequantized", ["float32"], len(tiny_tokenizer()), trained)
     torch.testing.assert_close(logits(merged.model), logits(trained), atol=2e-5, rtol=1e-4)
+
+
+def test_what_a_killed_merge_has_left_is_cleared_away(base, tmp_path):
+    adapter(base, tmp_path / "run")
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part" / "half").write_text("x")
+    assert merge(tmp_path / "run", "--to", tmp_path / "out", "--prompts", _prompts(tmp_path)) == 0
+    assert not (tmp_path / ".out.part").exists()
+    assert not (tmp_path / "out" / "half").exists()
+
+
+def test_the_record_counts_before_what_is_assumed(base, tmp_path):
+    adapter(base, tmp_path / "run", quantized=True)
+    (tmp_path / "run" / FILE).write_text('{"load_in_4bit": true, "bnb_4bit_quant_type": "fp4"}')
+    assert find_source(str(tmp_path / "run"), nf4()).quantization.bnb_4bit_quant_type == "fp4"
+
+
+def test_greedy_tokens_are_the_likeliest_where_they_are_compared(base, tmp_path):
+    # What is compared at a place is the prediction of the token after it, which was chosen greedily
+    adapter(base, tmp_path / "run")
+    trained = load_trained(find_source(str(tmp_path / "run")), len(tiny_tokenizer()))
+    asked = ask(trained, tiny_tokenizer(), PROMPTS, new_tokens=4)
+    chosen = asked.input_ids[:, 1:][asked.completion_mask[:, :-1]]
+    assert torch.equal(asked.outputs.argmax(dim=-1), chosen)
+    assert int(asked.completion_mask[:, -1].sum()) == 0
