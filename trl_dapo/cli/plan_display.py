@@ -15,6 +15,10 @@ BAR = 32
 WEIGHTS_ALONE = "load"
 
 
+# How much more than their plan published runs took at most: 5.7 GiB where 4.32 were planned
+WORST_MISS = 0.32
+
+
 def gib(amount: int) -> str:
     """Returns bytes as GiB, or as MiB where they are few."""
     return f"{amount / GIB:.2f} GiB" if abs(amount) >= GIB / 10 else f"{amount / 2**20:.1f} MiB"
@@ -58,6 +62,11 @@ def verdict_lines(result: Result) -> list[str]:
     if verdict.fits:
         share = verdict.spare / verdict.card.usable
         lines.append(f"fits: needs {needs}, {gib(verdict.spare)} ({share:.0%}) to spare")
+        if verdict.spare < WORST_MISS * result.plan.bytes:
+            lines.append(
+                f"tight: published runs took up to {WORST_MISS:.0%} more than their plan (docs/plan_validation.md). "
+                "Leave more, or watch the first steps"
+            )
     else:
         lines += [f"does not fit: needs {needs}, {gib(-verdict.spare)} too much", *_first_knob(verdict)]
     return lines + _most(result, verdict)
