@@ -534,7 +534,9 @@ def test_a_full_disk_leaves_no_folder_that_looks_like_a_model(settings, capfd, s
         assert run_script(argv) == 2
     last = capfd.readouterr().err.splitlines()[-1]
     assert "there is no room for what is saved there" in last
-    assert [path for path in Path("out").rglob("*") if path.is_file()] == []
+    # What the run needed, and nothing of a model
+    left = {path.name for path in Path("out").rglob("*") if path.is_file()}
+    assert left <= {"memory_and_time.json"}
 
 
 def test_files_of_before_and_whole_checkpoints_stay(tmp_path):

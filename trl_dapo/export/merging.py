@@ -11,6 +11,7 @@ from typing import Any
 
 import bitsandbytes as bnb
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -137,5 +138,5 @@ def _write_out(trained: PeftModel, model: PeftModel) -> None:
     for name, module in trained.get_base_model().named_modules():
         if isinstance(module, bnb.nn.Linear4bit):
             weight: Any = module.weight
-            values = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
+            values = dequantize_4bit(weight.data, weight.quant_state)
             own[name].weight.data = values.float().to("cpu").reshape(own[name].weight.shape)
