@@ -254,6 +254,7 @@ def test_a_run_that_lacks_a_phase_gives_no_speed_of_it():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_peaks_of_a_card_are_those_of_its_allocator(tmp_path):
     one = trainer("grpo", tmp_path, max_steps=1, use_cpu=False)
     watch(one)
