@@ -7,11 +7,10 @@ what comes out would be rounded to 4 bits again.
 """
 
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
-import bitsandbytes as bnb
 import torch
-from bitsandbytes.functional import dequantize_4bit
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -134,9 +133,11 @@ def _load(source: MergeSource, tokens: int, **arguments: Any) -> PeftModel:
 @torch.no_grad()
 def _write_out(trained: PeftModel, model: PeftModel) -> None:
     """Gives a model the values of the 4-bit weights of another, where that has any."""
+    # An extra, which a base that is not quantized does not need
+    bitsandbytes, functional = import_module("bitsandbytes"), import_module("bitsandbytes.functional")
     own = dict(model.get_base_model().named_modules())
     for name, module in trained.get_base_model().named_modules():
-        if isinstance(module, bnb.nn.Linear4bit):
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
             weight: Any = module.weight
-            values = dequantize_4bit(weight.data, weight.quant_state)
+            values = functional.dequantize_4bit(weight.data, weight.quant_state)
             own[name].weight.data = values.float().to("cpu").reshape(own[name].weight.shape)
