@@ -134,19 +134,30 @@ def test_8_bit_is_refused_by_name(tmp_path):
         )
 
 
-def test_the_engine_samples_for_ppo(tmp_path, monkeypatch):
+@pytest.mark.parametrize("sleeps", [False, True])
+def test_the_engine_samples_for_ppo(tmp_path, monkeypatch, sleeps):
     engines = stand_in_engine.install(monkeypatch)
     args = tiny_args(tmp_path, cls=PPOConfig, use_vllm=True, vllm_mode="colocate", max_steps=6)
-    rollouts = []
+    args.vllm_enable_sleep_mode = sleeps
+    rollouts, values = [], []
+
+    def prepare(trainer):
+        rollouts.append(record_rollouts(trainer))
+        values.append({name: one.clone() for name, one in snapshot(trainer.model).items() if ".value." in name})
+
     result = train(
         PPOTrainer,
         args,
         model=quantized_model(tmp_path),
         peft_config=tiny_lora(init_lora_weights=False),
         reward_funcs=share_reward,
-        prepare=lambda trainer: rollouts.append(record_rollouts(trainer)),
+        prepare=prepare,
     )
     assert len(engines) == 1
+    # Asking for the base's log-probabilities has not frozen the critic
+    after = snapshot(result.trainer.model)
+    assert values[0]
+    assert not all(torch.equal(after[name], one) for name, one in values[0].items())
     assert len(rollouts[0]) >= 2
     found = [log["rollout/sync_difference"] for log in result.logs if "rollout/sync_difference" in log]
     assert found

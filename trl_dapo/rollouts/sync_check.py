@@ -68,7 +68,8 @@ class SyncCheck:
         policy, sampler = self._trainer_logps(), engine_logps(engine, self._ids, lora_request)
         found = _mean_difference(sampler, policy)
         if self._base is None:
-            with self._model.disable_adapter():
+            # Leaving `disable_adapter` freezes every adapter but the active one, such as a critic's
+            with as_it_was(self._model), self._model.disable_adapter():
                 self._base = self._trainer_logps()
         # Before the tolerance, since it says what is wrong
         self._check_not(self._base, "the base, as if no adapter were applied", policy, sampler)
