@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
 
+from .errors import UsageError
+
 
 @dataclass(frozen=True)
 class Command:
@@ -152,3 +154,19 @@ ABLATE_RUN = Command(
         "complete": "trl_dapo.cli.ablate_run:measure_run",
     },
 )
+
+
+def command_of(argv: list[str], default: str = "dapo") -> tuple[str, list[str]]:
+    """
+    Returns the training command that words begin with, and the other words; the default where they begin with options.
+
+    Raises:
+        [`UsageError`]: If the first word is neither.
+    """
+    if not argv or argv[0].startswith("-"):
+        return default, argv
+    if argv[0] not in COMMANDS:
+        raise UsageError(
+            f"{argv[0]!r} is not a command that trains: name one of {', '.join(COMMANDS)}, or none for {default}."
+        )
+    return argv[0], argv[1:]

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .commands import COMMANDS, Command
+from .commands import COMMANDS, Command, command_of
 from .config_file import split_config_flag
 from .errors import UsageError, one_line
 
@@ -51,7 +51,7 @@ def make_parser(prog: str = "trl-dapo plan") -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Prints the plan and returns the exit code."""
-    name, words = _command_of(argv)
+    name, words = command_of(argv, DEFAULT)
     options, words = make_parser().parse_known_args(words)
     _check(options)
     # Transformers warns about names that TRL still uses
@@ -74,16 +74,6 @@ def main(argv: list[str]) -> int:
 
         print_result(result)
     return result.exit_code
-
-
-def _command_of(argv: list[str]) -> tuple[str, list[str]]:
-    if not argv or argv[0].startswith("-"):
-        return DEFAULT, argv
-    if argv[0] not in COMMANDS:
-        raise UsageError(
-            f"{argv[0]!r} is not a command that trains: name one of {', '.join(COMMANDS)}, or none for {DEFAULT}."
-        )
-    return argv[0], argv[1:]
 
 
 def _check(options: argparse.Namespace) -> None:

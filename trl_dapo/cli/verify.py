@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, NoReturn
 
-from .commands import COMMANDS, Command
+from .commands import COMMANDS, Command, command_of
 from .config_file import split_config_flag
 from .errors import UsageError, one_line
 
@@ -49,7 +49,7 @@ def make_parser(prog: str = "trl-dapo verify") -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Prints the certificate and returns the exit code."""
-    name, words = _command_of(argv)
+    name, words = command_of(argv, DEFAULT)
     options, words = make_parser().parse_known_args(words)
     # Transformers warns about names that TRL still uses
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -63,16 +63,6 @@ def main(argv: list[str]) -> int:
 
         print_report(report)
     return report.exit_code
-
-
-def _command_of(argv: list[str]) -> tuple[str, list[str]]:
-    if not argv or argv[0].startswith("-"):
-        return DEFAULT, argv
-    if argv[0] not in COMMANDS:
-        raise UsageError(
-            f"{argv[0]!r} is not a command that trains: name one of {', '.join(COMMANDS)}, or none for {DEFAULT}."
-        )
-    return argv[0], argv[1:]
 
 
 def _report(command: Command, words: list[str], options: argparse.Namespace, listener: Any) -> Any:
