@@ -88,8 +88,8 @@ def _most(result: Result, verdict: Verdict) -> list[str]:
         pairs += [("max_completion_length", most.completion_length), ("num_generations", most.num_generations)]
     else:
         pairs.append(("max_length", most.completion_length and most.completion_length + shape.prompt_length))
-    known = [f"{name} {value or 'none'}" for name, value in pairs if value is not None]
-    lines = [f"most, each with all else as it is: {', '.join(known)}"]
+    known = [f"{name} {value}" for name, value in pairs if value]
+    lines = [f"most, each with all else as it is: {', '.join(known)}"] if known else []
     if verdict.chunk:
         lines.append(
             f"chunk of generation for this card: generation_chunk_size {verdict.chunk}, or "
