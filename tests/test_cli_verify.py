@@ -156,6 +156,14 @@ def test_four_bits_are_loaded_where_the_package_is_there(settings, capfd, monkey
     assert (values["load_in_4bit"], len(machine.notes)) == (False, 1)
 
 
+def test_what_vllm_would_get_is_set_aside_with_it():
+    values = {"use_vllm": True, "vllm_sync": "adapter", "vllm_base": "4bit"}
+    machine = ThisMachine("folder", None, 1)
+    machine(values)
+    assert (values["use_vllm"], values["vllm_sync"], values["vllm_base"]) == (False, None, None)
+    assert len(machine.notes) == 3
+
+
 @pytest.mark.parametrize("command", ["dpo", "reward"])
 def test_files_of_preferences_are_verified(pair_settings, capfd, command):
     code, report = run(capfd, command, *write({**pair_settings, "eval_strategy": "no"}))

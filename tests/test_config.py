@@ -872,3 +872,18 @@ def test_rows_without_a_part_leave_its_parameters_out():
         "surplus_max_age": None,
         "token_level_scope": "batch",
     }
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"vllm_sync": "sideways"}, r"`vllm_sync` must be one of .* got 'sideways'"),
+        ({"vllm_base": "3bit"}, r"`vllm_base` must be one of .* got '3bit'"),
+        ({"vllm_sync_tolerance": -1.0}, r"`vllm_sync_tolerance` must be above 0 nats and finite, got -1\.0"),
+        ({"vllm_sync_tolerance": float("nan")}, r"must be above 0 nats and finite, got nan"),
+        ({"use_vllm": False, "vllm_sync": "dense"}, r"need use_vllm=True"),
+    ],
+)
+def test_what_vllm_is_to_get_is_checked_before_a_model_is_loaded(tmp_path, fields, said):
+    with pytest.raises(ValueError, match=said):
+        DAPOConfig(str(tmp_path), **{"use_cpu": True, "bf16": False, "use_vllm": True, **fields})

@@ -29,6 +29,8 @@ FAST: dict[str, Any] = {
     "deepspeed": None,
     "fsdp": None,
     "use_vllm": False,
+    "vllm_sync": None,
+    "vllm_base": None,
     "torch_compile": False,
     "activation_offloading": False,
 }

@@ -64,7 +64,7 @@ def without_weights(source: MergeSource) -> nn.Module:
 
 
 def load_trained(source: MergeSource, tokens: int) -> PeftModel:
-    """Returns the model that was trained: the base as in training, and the adapter on it, in eval mode."""
+    """Returns the model that was trained: the base as in training, and the adapter on it, without dropout."""
     on_card = torch.cuda.is_available()
     arguments: dict[str, Any] = {"dtype": torch.float32, "device_map": "cuda:0" if on_card else "cpu"}
     if source.quantization is not None:

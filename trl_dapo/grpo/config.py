@@ -13,6 +13,7 @@ import trl
 from ..host.foreign import OwnConfig
 from ..host.ranges import check_generation_fields
 from ..qlora.precision import check_adapter_dtype
+from ..rollouts.engine_settings import check_engine_values
 from .generation_calls import check_generation_calls, without_effect
 from .generation_fields import check_counts, contradictions
 from .recipe import NAIVE, known_fields
@@ -199,6 +200,7 @@ class GRPOConfig(OwnConfig, trl.GRPOConfig):
         """Raises `ValueError`, naming the fix, for values that contradict each other or are out of range."""
         check_counts(self.generation_kwargs)
         check_generation_calls(self)
+        check_engine_values(self)
         check_adapter_dtype(self.adapter_dtype)
         if self.reward_timeout is not None and not self.reward_timeout > 0:
             raise ValueError(f"`reward_timeout` must be above 0 seconds, got {self.reward_timeout}.")

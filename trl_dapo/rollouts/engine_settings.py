@@ -52,9 +52,21 @@ class EngineSettings:
         return ALIKE if alike else UNLIKE
 
 
+def check_engine_values(args: Any) -> None:
+    """Raises `ValueError`, naming field, value and fix, for what is wrong with any model. Args: a [`GRPOConfig`]."""
+    if args.vllm_sync is not None and args.vllm_sync not in SYNCS:
+        raise ValueError(f"`vllm_sync` must be one of {list(SYNCS)}, got {args.vllm_sync!r}.")
+    if args.vllm_base is not None and args.vllm_base not in BASES:
+        raise ValueError(f"`vllm_base` must be one of {list(BASES)}, got {args.vllm_base!r}.")
+    if args.vllm_sync_tolerance is not None and not 0 < args.vllm_sync_tolerance < float("inf"):
+        raise ValueError(f"`vllm_sync_tolerance` must be above 0 nats and finite, got {args.vllm_sync_tolerance}.")
+    if not args.use_vllm and (args.vllm_sync is not None or args.vllm_base is not None):
+        raise ValueError("`vllm_sync` and `vllm_base` need use_vllm=True: without vLLM, nothing reads them.")
+
+
 def check_engine_fields(args: Any, quantized: bool) -> None:
     """
-    Raises `ValueError`, naming field, value and fix, for fields of the engine that cannot be right.
+    Raises `ValueError`, naming field, value and fix, for fields of the engine that cannot be right with a model.
 
     Args:
         args ([`GRPOConfig`]):
@@ -62,15 +74,7 @@ def check_engine_fields(args: Any, quantized: bool) -> None:
         quantized (`bool`):
             Whether the model is known to be quantized.
     """
-    if args.vllm_sync is not None and args.vllm_sync not in SYNCS:
-        raise ValueError(f"`vllm_sync` must be one of {list(SYNCS)}, got {args.vllm_sync!r}.")
-    if args.vllm_base is not None and args.vllm_base not in BASES:
-        raise ValueError(f"`vllm_base` must be one of {list(BASES)}, got {args.vllm_base!r}.")
-    if args.vllm_sync_tolerance is not None and not 0 < args.vllm_sync_tolerance < float("inf"):
-        raise ValueError(f"`vllm_sync_tolerance` must be above 0 nats and finite, got {args.vllm_sync_tolerance}.")
     if not args.use_vllm:
-        if args.vllm_sync is not None or args.vllm_base is not None:
-            raise ValueError("`vllm_sync` and `vllm_base` need use_vllm=True: without vLLM, nothing reads them.")
         return
     sync = args.vllm_sync or ("adapter" if quantized else "merged")
     if args.vllm_base is not None and sync != "adapter":
