@@ -58,6 +58,10 @@ def test_the_engine_samples_from_the_policy_that_is_trained(tmp_path, monkeypatc
     assert any(not torch.equal(after[name], value) for name, value in before.items() if "lora_" in name)
     assert max(log["rollout/sync_difference"] for log in result.logs if "rollout/sync_difference" in log) < 1e-5
     (engine,) = engines
+    # What was kept of prompts belongs to the adapter before
+    loads = [place for place, call in enumerate(engine.calls) if call == "add_lora"]
+    assert len(loads) >= 2
+    assert all(engine.calls[place + 1] == "reset_prefix_cache" for place in loads)
     assert "sleep 2" not in engine.calls
     assert ("sleep 1" in engine.calls) == sleeps
     given = engine.arguments
