@@ -33,6 +33,31 @@ def check_generation_calls(config: "GRPOConfig") -> None:
         )
 
 
+def check_sharded_calls(config: "GRPOConfig", has_turns: bool) -> None:
+    """
+    Raises `ValueError` where processes would call a sharded model different numbers of times, and wait for ever.
+
+    Args:
+        config ([`GRPOConfig`]):
+            Whose bounds are looked at.
+        has_turns (`bool`):
+            Whether tools or environments make later turns, in which processes have different numbers of rows.
+    """
+    if not (config.fsdp or config.deepspeed):
+        return
+    chunk, tokens = config.generation_chunk_size, config.max_tokens_per_generation_call
+    if tokens is not None:
+        raise ValueError(
+            f"max_tokens_per_generation_call={tokens} makes as many calls as the prompts of a process need, and a "
+            "sharded model is called by all processes together. Set `generation_chunk_size`."
+        )
+    if chunk is not None and has_turns:
+        raise ValueError(
+            f"generation_chunk_size={chunk} with tools or environments: processes would call a sharded model different numbers of "
+            "times. Leave it out."
+        )
+
+
 def without_effect(config: "GRPOConfig") -> list[str]:
     """Returns one line for each bound that another way to generate does not know."""
     given = [name for name in FIELDS if getattr(config, name) is not None]

@@ -42,12 +42,14 @@ from ..qlora.adapter_needed import check_adapter_is_given, check_no_adapter_on_h
 from ..qlora.precision import adapters_kept, is_quantized, set_adapter_dtype
 from ..rollouts.chunks import ChunkSize, in_chunks
 from ..rollouts.engine_settings import EngineSettings, check_8bit, check_engine_fields
+from ..rollouts.generation_mode import other_mode, warn_of_no_cache
 from ..rollouts.mismatch import mismatch_metrics
 from ..rollouts.own_engine import OwnGeneration, own_engine
-from ..rollouts.shared_prefill import sharing_prompts
+from ..rollouts.shared_prefill import CacheKind, sharing_prompts
 from .batch_size import check_dataset
 from .config import ROW_MEAN_LOSSES, GRPOConfig
 from .first_rollout import FirstTruncation, warn_of_plain_prompts
+from .generation_calls import check_sharded_calls
 from .offloading import offloading
 from .reward_errors import named
 from .reward_models import with_reward_models
@@ -108,6 +110,7 @@ class GRPOTrainer(Seams):
     _told_of: str | None = None
     tie: str | None = None
     _truncation = FirstTruncation()
+    _cache_kind = CacheKind()
     _offloading: AbstractContextManager[Any] = nullcontext()
 
     def __init__(self, model, reward_funcs=None, args=None, *rest: Any, **kwargs: Any) -> None:
@@ -129,7 +132,7 @@ class GRPOTrainer(Seams):
         set_adapter_dtype(self.model, args.adapter_dtype)
         self.reward_timeout = args.reward_timeout
         self.drops_finished_rows = args.drops_finished_rows
-        self._truncation = FirstTruncation()
+        self._truncation, self._cache_kind = FirstTruncation(), CacheKind()
         self.rollout_place = RolloutPlace(self.host, self.accelerator.device, self.log_completions)
         self._set_up_packing(args)
         self._offloading = offloading(self.model, args.activation_offloading, self.accelerator.device.type == "cpu")
@@ -159,7 +162,7 @@ class GRPOTrainer(Seams):
             given["model"], given.get("quantization_config"), args.model_init_kwargs, given.get("peft_config")
         )
         check_no_adapter_on_head(given.get("peft_config"))
-        _check_chunks(args, given)
+        check_sharded_calls(args, bool(given.get("tools") or given.get("environment_factory")))
         loading: Any = args.model_init_kwargs or {}
         asked = given.get("quantization_config") or loading.get("quantization_config")
         check_engine_fields(args, is_quantized(given["model"]) or asked is not None)
@@ -196,17 +199,20 @@ class GRPOTrainer(Seams):
     @property
     def can_drop_finished_rows(self) -> bool:
         """Whether rows that have ended are left out of the passes that generate the others."""
-        if not self.drops_finished_rows:
+        if not (self.drops_finished_rows and self._rows_are_free and self.generation_config.eos_token_id is not None):
             return False
-        if not self._rows_are_free:
-            return False
-        settings = self.generation_config
-        return settings.eos_token_id is not None and (settings.num_beams or 1) == 1
+        return other_mode(self._causal_model, self.generation_config) is None
 
     @property
     def can_prefill_once(self) -> bool:
         """Whether prompts that rows share are read once. Where micro-batches are TRL's, so is this."""
         return self.args.prefill_once and self.args.compact_microbatches and self._rows_are_free
+
+    @property
+    def _causal_model(self) -> Any:
+        """The language model without what PEFT and Accelerate put around it."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if is_peft_model(model) else model
 
     @property
     def _generates_itself(self) -> bool:
@@ -285,7 +291,8 @@ class GRPOTrainer(Seams):
     def _calls_of_generate(self) -> Generator[None]:
         """Bounds the calls of `generate`, reads shared prompts once, and leaves out rows that have ended."""
         model: Any = self.accelerator.unwrap_model(self.model)
-        causal_model = model.get_base_model() if is_peft_model(model) else model
+        causal_model = self._causal_model
+        warn_of_no_cache(causal_model, self.generation_config)
         with ExitStack() as stack:
             prefilled: Callable[[], None] = _nothing
             if self.can_drop_finished_rows:
@@ -294,10 +301,11 @@ class GRPOTrainer(Seams):
                 prefilled = stack.enter_context(only_unfinished_rows(causal_model, ends))
             generate = model.generate
             if self.can_prefill_once:
-                generate = sharing_prompts(causal_model, generate, prefilled)
-            group = self.num_generations if self.model.training else required(self.num_generations_eval)
-            args = self.args
-            size = ChunkSize(args.generation_chunk_size, args.max_tokens_per_generation_call, group)
+                generate = sharing_prompts(causal_model, generate, prefilled, self._cache_kind)
+            trains, args = self.model.training, self.args
+            group = self.num_generations if trains else required(self.num_generations_eval)
+            bounds = args.generation_chunk_size, args.max_tokens_per_generation_call
+            size = ChunkSize(*bounds, group, splits_groups=not trains)
             stack.enter_context(in_chunks(model, size, generate))
             yield
 
@@ -336,20 +344,6 @@ def model_name(model: Any) -> str:
     """Returns the name of a model, given as such or loaded, without its organisation."""
     name = model if isinstance(model, str) else get_config_model_id(model.config)
     return name.split("/")[-1]
-
-
-def _check_chunks(args: GRPOConfig, given: dict[str, Any]) -> None:
-    sharded = args.fsdp or args.deepspeed
-    if args.max_tokens_per_generation_call is not None and sharded:
-        raise ValueError(
-            f"max_tokens_per_generation_call={args.max_tokens_per_generation_call} makes as many calls as the prompts "
-            "of a process need, and a sharded model is called by all processes together. Set `generation_chunk_size`."
-        )
-    if args.generation_chunk_size is not None and sharded and given.get("tools"):
-        raise ValueError(
-            f"generation_chunk_size={args.generation_chunk_size} with tools: processes would call a sharded model "
-            "different numbers of times. Leave it out."
-        )
 
 
 # For `help()` and editors

@@ -37,11 +37,15 @@ class ChunkSize:
         group (`int`):
             Rows of a prompt, which stay together. Where the rows of a call are no whole groups, as in later turns of a
             conversation with tools, a chunk may end anywhere.
+        splits_groups (`bool`, *optional*, defaults to `False`):
+            Whether a group that is larger than the bound is split, as in evaluation, whose groups the bound was not
+            made for.
     """
 
     rows: int | None
     tokens: int | None
     group: int
+    splits_groups: bool = False
 
     def of(self, rows: int, length: int, new_tokens: int) -> int:
         """
@@ -56,19 +60,21 @@ class ChunkSize:
                 Most tokens of a completion.
 
         Raises:
-            `ValueError`: If one group takes more tokens than a call may.
+            `ValueError`: If one group, or one completion where groups may be split, takes more tokens than a call may.
         """
         group = self.group if rows % self.group == 0 else 1
         if self.tokens is None:
             limit = rows if self.rows is None else self.rows
         else:
             limit = self.tokens // (length + new_tokens)
-            if limit < group:
-                raise ValueError(
-                    f"max_tokens_per_generation_call={self.tokens} holds no group: {group} completions of a prompt of "
-                    f"{length} tokens and up to {new_tokens} new ones take {group * (length + new_tokens)}. Raise it "
-                    "to that, or lower `max_completion_length` or `num_generations`."
-                )
+        if self.splits_groups and limit < group:
+            group = 1
+        if self.tokens is not None and limit < group:
+            raise ValueError(
+                f"max_tokens_per_generation_call={self.tokens} holds no group: {group} completions of a prompt of "
+                f"{length} tokens and up to {new_tokens} new ones take {group * (length + new_tokens)}. Raise it "
+                "to that, or lower `max_completion_length` or `num_generations`."
+            )
         return max(group, limit // group * group)
 
 

@@ -7,16 +7,39 @@ token; the cache is copied to the rows, and `generate` goes on from there with t
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from .generation_mode import other_mode
+
+
+logger = get_logger(__name__)
+
+
+@dataclass
+class CacheKind:
+    """
+    What is known of a model's cache, so that one which cannot be copied is read in vain only once.
+
+    Args:
+        by_row (`bool`, *optional*, defaults to `True`):
+            Whether it may be one of keys and values by row.
+    """
+
+    by_row: bool = True
+
 
 def sharing_prompts(
-    causal_model: nn.Module, generate: Callable[..., torch.Tensor], prefilled: Callable[[], None]
+    causal_model: nn.Module,
+    generate: Callable[..., torch.Tensor],
+    prefilled: Callable[[], None],
+    kind: CacheKind | None = None,
 ) -> Callable[..., torch.Tensor]:
     """
     Returns a `generate` that reads prompts once that rows beside each other share.
@@ -28,15 +51,26 @@ def sharing_prompts(
             The model's own `generate`.
         prefilled (`Callable`):
             Called once a cache has been filled, before `generate` goes on from it.
+        kind ([`CacheKind`], *optional*):
+            What former calls have found out about the model's cache.
     """
+    known = CacheKind() if kind is None else kind
 
     def shared(**kwargs: Any) -> torch.Tensor:
         ids, mask = kwargs["input_ids"], kwargs["attention_mask"]
         first_U, row_B = distinct_prompts(ids, mask)
-        if len(first_U) == len(ids) or ids.size(1) < 2 or not _plain(kwargs):
+        read_U = mask[first_U, :-1]
+        # A prompt of one token leaves nothing to read
+        shares = len(first_U) < len(ids) and ids.size(1) > 1 and bool(read_U.any(dim=1).all())
+        if not (shares and known.by_row and _plain(causal_model, kwargs)):
             return generate(**kwargs)
-        cache = _read(causal_model, ids[first_U, :-1], mask[first_U, :-1])
+        cache = _read(causal_model, ids[first_U, :-1], read_U)
         if cache is None:
+            known.by_row = False
+            logger.warning(
+                "prefill_once=True has no effect: the model keeps something else than keys and values of each row. "
+                "Prompts are read per completion."
+            )
             return generate(**kwargs)
         cache.batch_select_indices(row_B)
         prefilled()
@@ -58,19 +92,14 @@ def distinct_prompts(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tenso
     return begins.nonzero().flatten(), begins.long().cumsum(dim=0) - 1
 
 
-def _plain(kwargs: dict[str, Any]) -> bool:
+def _plain(model: nn.Module, kwargs: dict[str, Any]) -> bool:
     """Whether there is nothing but text, and a cache that grows."""
-    config = kwargs["generation_config"]
-    if set(kwargs) != {"input_ids", "attention_mask", "generation_config"}:
-        return False
-    grows = getattr(config, "cache_implementation", None) is None and getattr(config, "use_cache", True) is not False
-    return grows and (config.num_beams or 1) == 1
+    only_text = set(kwargs) == {"input_ids", "attention_mask", "generation_config"}
+    return only_text and other_mode(model, kwargs["generation_config"]) is None
 
 
 def _read(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache | None:
     """The cache after reading prompts, or `None` where the model keeps something else than keys and values by row."""
-    if not bool(mask.any(dim=1).all()):
-        return None  # a prompt of one token
     positions = (mask.long().cumsum(dim=1) - 1).masked_fill(mask == 0, 1)  # as `generate` counts them
     output = model(
         input_ids=ids,
