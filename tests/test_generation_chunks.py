@@ -30,7 +30,7 @@ from tiny import (
 )
 from trl_dapo import DAPOConfig, DAPOTrainer, GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer
 from trl_dapo.dapo.sampling.refill import largest_round
-from trl_dapo.rollouts.chunks import ChunkSize, in_chunks
+from trl_dapo.rollouts.chunks import ChunkSize, are_groups, in_chunks
 from trl_dapo.rollouts.shared_prefill import distinct_prompts, sharing_prompts
 
 
@@ -116,6 +116,28 @@ def test_rows_that_are_no_groups_are_chunked_all_the_same():
     # A later turn with tools: 5 rows of groups of 4
     assert ChunkSize(4, None, 4).of(5, 3, 3) == 4
     assert ChunkSize(2, None, 4).of(5, 3, 3) == 2
+    # 8 rows of two groups would be groups by their number; a bound of 20 tokens has 3 rows of 6, and of 30 none
+    assert ChunkSize(None, 20, 4).of(8, 3, 3, in_groups=False) == 3
+    assert ChunkSize(None, 20, 4).of(8, 27, 3, in_groups=False) == 1
+    with pytest.raises(ValueError, match="holds no group"):
+        ChunkSize(None, 20, 4).of(8, 3, 3)
+
+
+def test_groups_are_told_by_equal_prompts():
+    ids = torch.tensor([[1, 2]] * 3 + [[1, 3]] * 3)
+    assert are_groups(ids, 3)
+    assert not are_groups(ids, 2)
+    assert not are_groups(ids, 4)
+    assert not are_groups(ids.flip(0)[1:], 5)
+    assert are_groups(ids, 1)
+
+
+def test_a_group_that_does_not_fit_is_split_where_it_may_be():
+    # An evaluation of 16 completions a prompt, in calls of 4, or of 25 tokens at 6 a row
+    assert ChunkSize(4, None, 16, splits_groups=True).of(32, 3, 3) == 4
+    assert ChunkSize(None, 25, 16, splits_groups=True).of(32, 3, 3) == 4
+    assert ChunkSize(32, None, 16, splits_groups=True).of(64, 3, 3) == 32
+    assert ChunkSize(40, None, 16, splits_groups=True).of(64, 3, 3) == 32
 
 
 def test_the_same_seed_and_chunk_give_the_same_completions_and_chunks_join_in_order(tmp_path):

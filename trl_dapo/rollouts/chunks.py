@@ -35,8 +35,7 @@ class ChunkSize:
         tokens (`int`, *optional*):
             Most tokens of prompts and completions, padding included, in place of `rows`.
         group (`int`):
-            Rows of a prompt, which stay together. Where the rows of a call are no whole groups, as in later turns of a
-            conversation with tools, a chunk may end anywhere.
+            Rows of a prompt, which stay together.
         splits_groups (`bool`, *optional*, defaults to `False`):
             Whether a group that is larger than the bound is split, as in evaluation, whose groups the bound was not
             made for.
@@ -47,7 +46,7 @@ class ChunkSize:
     group: int
     splits_groups: bool = False
 
-    def of(self, rows: int, length: int, new_tokens: int) -> int:
+    def of(self, rows: int, length: int, new_tokens: int, in_groups: bool = True) -> int:
         """
         Returns the rows of a chunk.
 
@@ -58,24 +57,29 @@ class ChunkSize:
                 Tokens of the longest prompt.
             new_tokens (`int`):
                 Most tokens of a completion.
+            in_groups (`bool`, *optional*, defaults to `True`):
+                Whether the rows are whole groups. In later turns of a conversation with tools they are not, and a
+                chunk may end anywhere.
 
         Raises:
-            `ValueError`: If one group, or one completion where groups may be split, takes more tokens than a call may.
+            `ValueError`: If one group takes more tokens than a call may.
         """
-        group = self.group if rows % self.group == 0 else 1
         if self.tokens is None:
             limit = rows if self.rows is None else self.rows
         else:
             limit = self.tokens // (length + new_tokens)
-        if self.splits_groups and limit < group:
-            group = 1
-        if self.tokens is not None and limit < group:
-            raise ValueError(
-                f"max_tokens_per_generation_call={self.tokens} holds no group: {group} completions of a prompt of "
-                f"{length} tokens and up to {new_tokens} new ones take {group * (length + new_tokens)}. Raise it "
-                "to that, or lower `max_completion_length` or `num_generations`."
-            )
-        return max(group, limit // group * group)
+        group = self.group if in_groups and rows % self.group == 0 else 1
+        if limit >= group:
+            return limit // group * group
+        if self.splits_groups or group == 1:
+            return max(1, limit)
+        if self.tokens is None:
+            return group
+        raise ValueError(
+            f"max_tokens_per_generation_call={self.tokens} holds no group: {group} completions of a prompt of "
+            f"{length} tokens and up to {new_tokens} new ones take {group * (length + new_tokens)}. Raise it to that, "
+            "or lower `max_completion_length` or `num_generations`."
+        )
 
 
 @contextmanager
@@ -99,7 +103,8 @@ def in_chunks(
     def chunked(**kwargs: Any) -> torch.Tensor:
         ids = kwargs["input_ids"]
         rows, length = ids.shape
-        chunk = size.of(rows, length, kwargs["generation_config"].max_new_tokens)
+        new_tokens = kwargs["generation_config"].max_new_tokens
+        chunk = size.of(rows, length, new_tokens, are_groups(ids, size.group))
         if chunk >= rows:
             return host(**kwargs)
         others = [name for name, value in kwargs.items() if isinstance(value, torch.Tensor) and name not in BY_ROW]
@@ -118,6 +123,14 @@ def in_chunks(
 
     with swapped(model, generate=chunked):
         yield
+
+
+def are_groups(ids: torch.Tensor, group: int) -> bool:
+    """Whether rows, shape `(B, T)`, are blocks of `group` equal ones."""
+    if len(ids) % group:
+        return False
+    blocks = ids.unflatten(0, (-1, group))
+    return bool((blocks == blocks[:, :1]).all())
 
 
 def _joined(chunks: list[torch.Tensor], config: Any) -> torch.Tensor:
