@@ -1,4 +1,4 @@
-"""Bounded calls of `generate` in all that a run may have beside: tools, environments, carried groups, evaluation, ..."""
+"""Bounded calls of `generate` beside what else a run may have: tools, environments, carried groups, evaluation."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def trainer_of(folder, cls=DAPOTrainer, config=DAPOConfig, **given):
         "train_dataset",
         "model",
     )
-    own = {name: given.pop(name) for name in names if name in given}
+    own = {name: given.pop(name) for name in (*names, "model") if name in given}
     tokenizer = own.setdefault("processing_class", tiny_tokenizer())
     own.setdefault("model", tiny_model(tokenizer))
     own.setdefault("reward_funcs", share_reward)
@@ -75,7 +75,7 @@ def noted(trainer):
 
 
 def script_model(trainer, turns):
-    """Has the model write what a script says, row by row, within the bounds of a call; returns the rows of each call."""
+    """Has the model write what a script says of each row; returns the number of rows of each call."""
     calls, model, tokenizer = [], generating_model(trainer), trainer.processing_class
 
     def generate(input_ids, attention_mask, generation_config, **kwargs):

@@ -28,7 +28,8 @@ def online(cls, args):
         ({"do_sample": False}, "no group is informative"),
         ({"num_beams": 4}, "importance ratios are wrong"),
         ({"num_return_sequences": 2}, "one completion per row"),
-        ({"stop_strings": ["\n"]}, "counts as truncated"),
+        ({"stop_strings": ["\n"]}, "no tokenizer"),
+        ({"stop": ["\n"]}, "counts as truncated"),
         ({"max_tokens_": 4}, "has no effect: transformers' GenerationConfig has no such field"),
     ],
 )

@@ -53,8 +53,8 @@ def check_sharded_calls(config: "GRPOConfig", has_turns: bool) -> None:
         )
     if chunk is not None and has_turns:
         raise ValueError(
-            f"generation_chunk_size={chunk} with tools or environments: processes would call a sharded model different "
-            "numbers of times. Leave it out."
+            f"generation_chunk_size={chunk} with tools or environments: processes would call a sharded model "
+            "different numbers of times. Leave it out."
         )
 
 

@@ -28,7 +28,7 @@ ALONE = {
     "num_return_sequences": (1, "TRL expects one completion per row"),
     "n": (1, "TRL expects one completion per row"),
     "num_beams": (1, "completions are not samples of the policy, so that importance ratios are wrong"),
-    "stop_strings": (None, "a completion that ends so has no end token and counts as truncated"),
+    "stop_strings": (None, "TRL gives `generate` no tokenizer, which these need, and the first rollout fails"),
     "stop": (None, "a completion that ends so has no end token and counts as truncated"),
 }
 
