@@ -245,6 +245,37 @@ def test_full_fine_tuning_in_4_bits_is_refused_on_the_command_line():
         parsed("--load_in_4bit", "--use_peft", "false")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--load_in_8bit"], "load_in_8bit=True without use_peft: 8-bit weights are packed integers"),
+        (
+            ["--load_in_8bit", "--load_in_4bit"],
+            "load_in_8bit=True and load_in_4bit=True are two ways to load one model",
+        ),
+        (["--load_in_4bit", "--lora_target_modules", "lm_head", "q_proj"], "lora_target_modules has 'lm_head'"),
+        (["--use_peft", "--lora_target_modules", "q_proj", "embed_out"], "lora_target_modules has 'embed_out'"),
+        (["--load_in_4bit", "--lora_modules_to_save", "lm_head"], "lora_modules_to_save has 'lm_head'"),
+    ],
+)
+def test_what_no_adapter_can_be_trained_on_is_refused_on_the_command_line(words, said):
+    with pytest.raises(UsageError, match=said):
+        parsed(*words)
+
+
+def test_adapters_on_8_bit_weights_and_beside_the_head_are_taken():
+    parsed("--load_in_8bit", "--use_peft")
+    parsed("--load_in_4bit", "--lora_target_modules", "q_proj", "head_proj")
+    parsed("--lora_target_modules", "lm_head")  # of no adapter
+
+
+def test_a_reward_models_own_head_is_not_the_one_of_tokens():
+    values = {"use_peft": True, "lora_modules_to_save": ["lm_head"]}
+    quantized_defaults.check_adapters(values, scores=True)
+    with pytest.raises(UsageError, match="lora_modules_to_save has 'lm_head'"):
+        quantized_defaults.check_adapters(values)
+
+
 @pytest.mark.parametrize(("cls", "config"), [*ONLINE, OFFLINE[0]])
 @pytest.mark.parametrize("field", ["target_modules", "modules_to_save"])
 def test_an_adapter_on_the_head_is_refused_by_name(base, tmp_path, cls, config, field):

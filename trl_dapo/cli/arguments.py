@@ -22,7 +22,7 @@ from .arena_defaults import fill_in, is_arena_run
 from .config_file import read_config_file
 from .errors import UsageError, one_line
 from .field_types import check_values
-from .quantized_defaults import fill_in_quantized
+from .quantized_defaults import check_adapters, fill_in_quantized
 from .spelling import nearest
 from .target import SetAside
 
@@ -141,6 +141,7 @@ class CommandParser(TrlParser):
             fill_in(values, given, self.arena_defaults)
         elsewhere = bool(self.is_for_another_machine or values.get("dry_run"))
         self.notes += fill_in_quantized(values, given, self._scores, self._scales_losses, elsewhere)
+        check_adapters(values, self._scores)
 
     def written_values(self, words: Iterable[str] | None) -> tuple[dict[str, Any], list[str]]:
         """Returns the fields that words of the command line set, with their values, and the words that set none."""

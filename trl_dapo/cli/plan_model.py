@@ -104,6 +104,11 @@ def _config(name: str, revision: str, trusted: bool) -> tuple[Any, str]:
         # The Hub's client has many classes of failure, and all of them mean that there is no config
         if known is not None:
             return known, f"the sizes of {name} that are known here"
+        if Path(name).is_absolute():
+            raise NoConfigFile(
+                f"model_name_or_path={name}: there is no such model on this machine. To plan its memory, give a folder "
+                "that holds its config.json."
+            ) from error
         raise NoConfigFile(
             f"model_name_or_path={name}: its config.json is not on this machine and cannot be had from the Hub "
             f"({type(error).__name__}). To plan its memory, download that one file, for instance with `hf download "

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from trl_dapo.host.adapter_folders import ADAPTER_CONFIG
+from trl_dapo.qlora.adapter_needed import WHY_NOT_HEAD, head_among
 from trl_dapo.qlora.four_bit import ALPHA, DROPOUT, QUANTIZATION, RANK, TARGETS, card_dtype
 
 from .errors import UsageError
@@ -64,6 +65,32 @@ def fill_in_quantized(
         return []
     listed = ", ".join(f"{name}={_shown(value)}" for name, value in changed.items())
     return [f"load_in_4bit: filled in {listed}"]
+
+
+def check_adapters(values: dict[str, Any], scores: bool = False) -> None:
+    """
+    Raises [`UsageError`] for what no adapter can be trained on, and what cannot be trained without one.
+
+    Args:
+        values (`dict[str, Any]`):
+            All fields by name, filled in.
+        scores (`bool`, *optional*, defaults to `False`):
+            Whether the model is a reward model, which has no head for tokens.
+    """
+    adapted = values.get("use_peft")
+    if values.get("load_in_8bit") and values.get("model_name_or_path") is not None:
+        if values.get("load_in_4bit"):
+            raise UsageError("load_in_8bit=True and load_in_4bit=True are two ways to load one model. Leave one out.")
+        if not (adapted or _is_adapter(values)):
+            raise UsageError(
+                "load_in_8bit=True without use_peft: 8-bit weights are packed integers, which cannot be trained. Set "
+                "use_peft to train an adapter on them, or leave load_in_8bit out for full fine-tuning."
+            )
+    for field in () if scores or not adapted else ("lora_target_modules", "lora_modules_to_save"):
+        names = values.get(field)
+        found = head_among([names] if isinstance(names, str) else names)
+        if found is not None:
+            raise UsageError(f"{field} has {found!r}: {WHY_NOT_HEAD}. Leave {found!r} out; `all-linear` does.")
 
 
 def _precision(values: dict[str, Any], given: Set[str], scales_losses: bool, elsewhere: bool) -> dict[str, Any]:

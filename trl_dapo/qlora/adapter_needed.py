@@ -10,6 +10,7 @@ from .precision import is_quantized
 
 
 HEADS = ("lm_head", "embed_out")
+WHY_NOT_HEAD = "log-probabilities are computed from the head's weights directly, so that what is laid on it would never be trained"
 
 
 def check_adapter_is_given(model: Any, quantization_config: Any, model_init_kwargs: Any, peft_config: Any) -> None:
@@ -38,11 +39,14 @@ def check_adapter_is_given(model: Any, quantization_config: Any, model_init_kwar
 def check_no_adapter_on_head(peft_config: Any) -> None:
     """Raises `ValueError` where an adapter is asked for on the head, which TRL's log-probabilities bypass."""
     for field in ("target_modules", "modules_to_save"):
-        names = getattr(peft_config, field, None)
-        found = [name for name in HEADS if isinstance(names, (list, set, tuple)) and name in names]
-        if found:
+        found = head_among(getattr(peft_config, field, None))
+        if found is not None:
             raise ValueError(
-                f"`{field}` of `peft_config` has {found[0]!r}: log-probabilities are computed from the head's weights "
-                f"directly, so that what is laid on it would never be trained. Leave {found[0]!r} out; "
+                f"`{field}` of `peft_config` has {found!r}: {WHY_NOT_HEAD}. Leave {found!r} out; "
                 "target_modules='all-linear' does."
             )
+
+
+def head_among(names: Any) -> str | None:
+    """Returns the head of the model that is among names of modules, if one is."""
+    return next((name for name in HEADS if isinstance(names, (list, set, tuple)) and name in names), None)
