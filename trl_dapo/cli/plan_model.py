@@ -106,8 +106,8 @@ def _config(name: str, revision: str, trusted: bool) -> tuple[Any, str]:
             return known, f"the sizes of {name} that are known here"
         if Path(name).is_absolute():
             raise NoConfigFile(
-                f"model_name_or_path={name}: there is no such model on this machine. To plan its memory, give a folder "
-                "that holds its config.json."
+                f"model_name_or_path={name}: there is no config.json of a model on this machine. To plan its memory, "
+                "give a folder that holds one."
             ) from error
         raise NoConfigFile(
             f"model_name_or_path={name}: its config.json is not on this machine and cannot be had from the Hub "
