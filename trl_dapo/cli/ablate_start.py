@@ -22,7 +22,8 @@ from trl_dapo.ablation.run_spec import RUN, RunSpec, read_spec, write_spec
 from trl_dapo.arena import REGIMES
 from trl_dapo.host.whole_files import write_whole
 
-from .ablate_plan import Ablation, PlannedRun, jobs_at_once, plan_ablation, report_dir, seeds_of
+from .ablate_plan import jobs_at_once, plan_ablation, report_dir, seeds_of
+from .ablate_runs import Ablation, PlannedRun
 from .errors import UsageError, one_line
 from .folders import check_folder
 

@@ -8,7 +8,7 @@ critic go forward and backward one after the other, never in one graph.
 """
 
 import textwrap
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from trl.trainer.utils import disable_dropout_in_model
 from ..grpo.offloading import leave_weights
 from ..grpo.trainer import GRPOTrainer, model_name
 from ..host.finite_weights import Named
-from ..host.passes import Pass
 from ..host.required import required
 from ..host.resume import Parts
 from ..host.state import sequences
@@ -34,18 +33,9 @@ from .checks import check_arguments
 from .config import PPOConfig
 from .critic_update import CriticUpdate, loss_mask
 from .kl_coefficient import KLCoefficient
-from .scores import RunningScores
+from .metrics import rollout_metrics
+from .scores import RewardsNotedPass, RunningScores
 from .warmup import WarmupTold
-
-
-class RewardsNotedPass(Pass):
-    """The host's pass as it is, with the rewards of all processes noted, shape `(rows, reward functions)`."""
-
-    noted: torch.Tensor
-
-    def rewards(self, host: Callable[[], torch.Tensor], inputs: list[dict[str, Any]]) -> torch.Tensor:
-        self.noted = host()
-        return self.noted
 
 
 class PPOTrainer(GRPOTrainer):
@@ -248,32 +238,14 @@ class PPOTrainer(GRPOTrainer):
         return self.args.per_device_train_batch_size if self.model.training else self.args.per_device_eval_batch_size
 
     def _log_estimates(self, output: dict[str, Any], scores_B: torch.Tensor, kl_BT: torch.Tensor) -> None:
-        mask_BT = loss_mask(output).bool()
-        rows_B = mask_BT.any(dim=1)
-        kl_B = torch.where(mask_BT, kl_BT, 0.0).sum(dim=1)
-        values, returns = output["values"], output["returns"]
-        parts = [(kl_B, rows_B), (scores_B, rows_B)]
-        parts += [(numbers, mask_BT) for numbers in (values, returns, returns - values)]
-        sums = torch.stack([estimation.moments(*part) for part in parts])
-        of_kl, of_scores, of_values, of_returns, of_errors = self.accelerator.reduce(sums, reduction="sum")
-        kl, score, value, mean_return = (_mean(one) for one in (of_kl, of_scores, of_values, of_returns))
-        mode, coef = self.host.mode, self._kl_coefficient.value
-        self.host.log(
-            {
-                "objective/kl": kl,
-                "objective/kl_coef": coef,
-                "objective/non_score_reward": -coef * kl,
-                "objective/scores": score,
-                "objective/rlhf_reward": score - coef * kl,
-                "value/mean": value,
-                "value/explained_variance": estimation.explained_variance(of_returns, of_errors),
-                "returns/mean": mean_return,
-            },
-            mode,
+        mode = self.host.mode
+        found = rollout_metrics(
+            output, scores_B, kl_BT, self._kl_coefficient.value, partial(self.accelerator.reduce, reduction="sum")
         )
-        self._log_advantages(mode, output["advantages"], mask_BT)
+        self.host.log(found.logged, mode)
+        self._log_advantages(mode, output["advantages"], loss_mask(output).bool())
         if mode == "train":
-            self._kl_coefficient.adapt(kl, int(of_kl[0]))
+            self._kl_coefficient.adapt(found.kl, found.rows)
 
     def _log_advantages(self, mode: str, advantages_BT: torch.Tensor, mask_BT: torch.Tensor) -> None:
         """Puts each completion's mean advantage in the place of the host's, which compares within a group."""
@@ -309,10 +281,6 @@ class PPOTrainer(GRPOTrainer):
         super()._save(output_dir, *args, **kwargs)
         if self.args.should_save:
             self.critic.save(Path(self.folder_to_save(output_dir)) / critic.VALUE_FOLDER)
-
-
-def _mean(sums: torch.Tensor) -> float:
-    return (sums[1] / sums[0].clamp(min=1)).item()
 
 
 def _with_reward(reward_funcs: Any, reward: AdapterReward | None) -> Any:

@@ -10,7 +10,7 @@ from .precision import is_quantized
 
 
 HEADS = ("lm_head", "embed_out")
-WHY_NOT_HEAD = "log-probabilities are computed from the head's weights directly, so that what is laid on it would never be trained"
+WHY_NOT_HEAD = "log-probabilities are computed from the head's weights directly, so that an adapter on it never trains"
 
 
 def check_adapter_is_given(model: Any, quantization_config: Any, model_init_kwargs: Any, peft_config: Any) -> None:
