@@ -3,19 +3,24 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from preferences import nf4, saved, tiny_reward_model
 from tiny import tiny_model, tiny_tokenizer
 from trl_dapo.cli.main import main
 from trl_dapo.export import folder as folders
-from trl_dapo.export.agreement import ask
+from trl_dapo.export.agreement import ask, encoded
 from trl_dapo.export.merging import load_merged, load_trained, without_weights
 from trl_dapo.export.rounding import Kept, kept_by
 from trl_dapo.export.source import find_source
@@ -277,22 +282,94 @@ def test_a_target_with_something_in_it_is_left_alone(base, tmp_path, capsys):
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(base, tmp_path, capsys, monkeypatch):
     adapter(base, tmp_path / "run")
     monkeypatch.setattr(folders.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 2**20))
-    line = refused(capsys, tmp_path / "run", "--to", tmp_path / "out")
-    assert "0.00 GiB are free" in line
+    line = refused(capsys, tmp_path / "run", "--to", tmp_path / "out", "--dtype", "float32")
+    assert "GiB as float32, and 0.00 GiB are free" in line
     assert "--dtype bfloat16" in line
+    line = refused(capsys, tmp_path / "run", "--to", tmp_path / "out")
+    assert "GiB as bfloat16" in line
+    assert "--dtype" not in line
     assert not (tmp_path / "out").exists()
 
 
-def test_a_merge_that_fails_midway_leaves_nothing(base, tmp_path, monkeypatch):
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_target_that_cannot_be_written_to_is_said_before_the_models_are_loaded(
+    base, tmp_path, capsys, monkeypatch, exists
+):
+    adapter(base, tmp_path / "run")
+    if exists:
+        (tmp_path / "locked" / "out").mkdir(parents=True)
+    asked = []
+    # Root may write everywhere but to a file system that is read-only, so the question is what is tested
+    monkeypatch.setattr(folders.os, "access", lambda path, mode: asked.append(str(path)))
+    monkeypatch.setattr("trl_dapo.export.choice.load_trained", lambda *args: pytest.fail("loaded"))
+    line = refused(capsys, tmp_path / "run", "--to", tmp_path / "locked" / "out")
+    assert "nothing can be written to" in line
+    assert asked[0] == str(tmp_path / "locked") if exists else str(tmp_path)
+
+
+def test_a_disk_that_fills_while_weights_are_written_is_one_line(base, tmp_path, capsys, monkeypatch):
     adapter(base, tmp_path / "run")
 
     def fails(self, folder, **kwargs):
         (folder / "half").write_text("x")
-        raise OSError("disk full")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", fails)
-    assert merge(tmp_path / "run", "--to", tmp_path / "new" / "out") == 2
+    line = refused(capsys, tmp_path / "run", "--to", tmp_path / "new" / "out", "--prompts", _prompts(tmp_path))
+    assert "No space left on device" in line
+    assert "Nothing was left there" in line
     assert list((tmp_path / "new").iterdir()) == []
+
+
+# Writes folders in processes that are killed at some moment, and says what each leaves, before and after one that is
+# not killed
+KILLED = """
+import importlib.util, json, os, signal, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("folder", sys.argv[1])
+folder = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(folder)
+def write(target, moment):
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace = Path.replace
+    def moved(self, to):
+        moment == "written" and die()
+        replace(self, to)
+        moment == "placed" and die()
+    Path.replace = moved
+    with folder.whole_folder(target) as part:
+        moment == "begun" and die()
+        (part / "one").write_text("1")
+        moment == "half" and die()
+        (part / "two").write_text("2")
+    os._exit(0)
+def files(folder):
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+found = []
+for exists in (False, True):
+    for moment in ("begun", "half", "written", "placed"):
+        place = Path(sys.argv[2]) / f"{moment}-{exists}"
+        target = place / "out"
+        (target if exists else place).mkdir(parents=True)
+        status, left = write(target, moment), files(target)
+        again = write(target, "never") if moment != "placed" else 0
+        found.append([moment, os.WTERMSIG(status), left, again, files(target), files(place)])
+print(json.dumps(found))
+"""
+
+
+def test_a_folder_that_is_killed_at_any_moment_is_whole_or_absent(tmp_path):
+    command = [sys.executable, "-c", KILLED, folders.__file__, str(tmp_path)]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert len(found) == 8
+    for moment, killed, left, again, files, beside in found:
+        assert killed == signal.SIGKILL
+        assert left == (["one", "two"] if moment == "placed" else [])
+        assert (again, files, beside) == (0, ["one", "two"], ["out"])
 
 
 @pytest.mark.parametrize(
@@ -462,3 +539,22 @@ def test_greedy_tokens_are_the_likeliest_where_they_are_compared(base, tmp_path)
     chosen = asked.input_ids[:, 1:][asked.completion_mask[:, :-1]]
     assert torch.equal(asked.outputs.argmax(dim=-1), chosen)
     assert int(asked.completion_mask[:, -1].sum()) == 0
+
+
+def test_special_tokens_are_written_once():
+    # A tokenizer that begins each text with a token, as Llama's does; its template writes that token itself
+    tokenizer = tiny_tokenizer()
+    first = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", first)]
+    )
+    assert tokenizer("1")["input_ids"][0] == first
+    rows = encoded(tokenizer, ["1+2=", "five"])["input_ids"].tolist()
+    asked = [{"role": "user", "content": "1+2="}]
+    written = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=True, return_dict=False)
+    assert rows[0] == written
+    assert rows[0][:2] != [first, first]
+    tokenizer.chat_template = None
+    (row,) = encoded(tokenizer, ["1"])["input_ids"].tolist()
+    assert row[0] == first
+    assert len(row) == 2

@@ -69,13 +69,15 @@ def main(argv: list[str]) -> int:
     try:
         check_target(options.to)
         source = find_source(options.run, assumed)
-        least = bytes_to_write(without_weights(source), getattr(torch, options.dtype or "bfloat16"))
-        check_space(options.to, least)  # now, and not only after a long computation
+        smallest = options.dtype or "bfloat16"
+        # Now, and not only after a long computation
+        check_space(options.to, bytes_to_write(without_weights(source), getattr(torch, smallest)), smallest)
         tokenizer = tokenizer_of(source)
         choice = choose(source, tokenizer, options.base, options.dtype, **prompts)
-        check_space(options.to, bytes_to_write(choice.merged.model, getattr(torch, choice.taken.dtype)))
+        stored = choice.taken.dtype
+        check_space(options.to, bytes_to_write(choice.merged.model, getattr(torch, stored)), stored)
         report = lines(source, choice)
-        save_merged(choice.merged.model, tokenizer, model_card(source, choice), choice.taken.dtype, options.to)
+        save_merged(choice.merged.model, tokenizer, model_card(source, choice), stored, options.to)
     except (ValueError, OSError) as error:
         raise UsageError(one_line(error)) from error
     print("\n".join(report))

@@ -2,6 +2,7 @@
 Writing a merged model: a folder that is there whole, or not at all.
 """
 
+import os
 import shutil
 import warnings
 from collections.abc import Generator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 
 # Tokenizer, configs, and what a file system keeps for itself
@@ -27,6 +29,10 @@ def check_target(target: Path) -> None:
     parent = next(one for one in target.absolute().parents if one.exists())
     if not parent.is_dir():
         raise ValueError(f"--to {target}: {parent} is a file, and no folder can be made in it.")
+    # An empty target is replaced, so what counts is the folder that it is in
+    place = target.resolve().parent if target.is_dir() else parent
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"--to {target}: nothing can be written to {place}. Name a folder elsewhere.")
 
 
 def bytes_to_write(model: torch.nn.Module, dtype: torch.dtype) -> int:
@@ -34,14 +40,15 @@ def bytes_to_write(model: torch.nn.Module, dtype: torch.dtype) -> int:
     return sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize + BESIDE_WEIGHTS
 
 
-def check_space(target: Path, needed: int) -> None:
-    """Raises `ValueError` where the disk has too little room."""
+def check_space(target: Path, needed: int, dtype: str) -> None:
+    """Raises `ValueError` where the disk has too little room for the bytes of a model that is stored as `dtype`."""
     parent = next(one for one in target.absolute().parents if one.exists())
     free = shutil.disk_usage(parent).free
     if free < needed:
+        smaller = ", or store it as bfloat16 (--dtype bfloat16)" if dtype == "float32" else ""
         raise ValueError(
-            f"--to {target}: the merged model takes {needed / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free "
-            "there. Name a folder on another disk, or store it as bfloat16 (--dtype bfloat16)."
+            f"--to {target}: the merged model takes {needed / 2**30:.2f} GiB as {dtype}, and {free / 2**30:.2f} GiB "
+            f"are free there. Name a folder on another disk{smaller}."
         )
 
 
@@ -58,6 +65,9 @@ def whole_folder(target: Path) -> Generator[Path]:
         if target.is_dir():
             target.rmdir()  # empty, or this fails
         part.replace(target)
+    except SafetensorError as error:
+        # It has no number of its own for a disk that is full
+        raise OSError(f"--to {target}: {error}. Nothing was left there.") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -81,7 +91,6 @@ def save_merged(model: Any, tokenizer: Any, card: str, dtype: str, target: Path)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="All adapters are already merged")
         plain = model.merge_and_unload().to(getattr(torch, dtype))
-    plain.config.dtype = getattr(torch, dtype)
     with whole_folder(target) as folder:
         plain.save_pretrained(folder, max_shard_size=SHARD)
         tokenizer.save_pretrained(folder)
