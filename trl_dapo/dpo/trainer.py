@@ -29,7 +29,8 @@ from ..host.promotion import promoted
 from ..host.ranges import check_preference_fields
 from ..host.starting_point import REFERENCE, check_given, copies_start_plainly, probe_ids, settle_start
 from ..qlora.adapter_needed import check_adapter_is_given, check_no_adapter_on_head
-from ..qlora.precision import adapters_kept, set_adapter_dtype
+from ..qlora.precision import adapters_kept
+from ..qlora.preparation import prepare_quantized
 from .config import DPOConfig
 
 
@@ -118,7 +119,7 @@ class DPOTrainer(CheckpointSeams, HostTrainer):
                 peft_config=peft_config,
             )
         self.args = promoted(self.args, DPOConfig)
-        set_adapter_dtype(self.model, self.args.adapter_dtype)
+        prepare_quantized(self.model, self.args.adapter_dtype)
         if self.reference_free:
             self._drop_reference(adapters)
         self.add_callback(FiniteWeights(lambda: trained_parameters(self.model)))

@@ -39,7 +39,8 @@ from ..packing.suitability import tied_to_batch
 from ..packing.unfinished_rows import only_unfinished_rows
 from ..packing.update_phase import UpdatePhase
 from ..qlora.adapter_needed import check_adapter_is_given, check_no_adapter_on_head
-from ..qlora.precision import adapters_kept, is_quantized, set_adapter_dtype
+from ..qlora.precision import adapters_kept, is_quantized
+from ..qlora.preparation import prepare_quantized
 from ..rollouts.chunks import ChunkSize, in_chunks
 from ..rollouts.engine_settings import EngineSettings, check_8bit, check_engine_fields
 from ..rollouts.generation_mode import other_mode, warn_of_no_cache
@@ -129,7 +130,7 @@ class GRPOTrainer(Seams):
         engine = EngineSettings(args.vllm_sync, args.vllm_base, args.vllm_sync_tolerance)
         with adapters_kept(model), copies_start_plainly(model), watching_loads(refuse_new), own_engine(engine):
             super().__init__(*bound.args[1:], **bound.kwargs)
-        set_adapter_dtype(self.model, args.adapter_dtype)
+        prepare_quantized(self.model, args.adapter_dtype)
         self.reward_timeout = args.reward_timeout
         self.drops_finished_rows = args.drops_finished_rows
         self._truncation, self._cache_kind = FirstTruncation(), CacheKind()

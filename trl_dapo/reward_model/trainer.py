@@ -46,7 +46,8 @@ from ..host.promotion import promoted
 from ..host.ranges import check_preference_fields
 from ..host.starting_point import check_given, probe_ids, settle_start
 from ..qlora.adapter_needed import check_adapter_is_given
-from ..qlora.precision import adapters_kept, set_adapter_dtype
+from ..qlora.precision import adapters_kept
+from ..qlora.preparation import prepare_quantized
 from .calibration import pair_metrics
 from .config import RewardConfig
 from .folders import HEAD_NAMES
@@ -141,7 +142,7 @@ class RewardTrainer(CheckpointSeams, HostTrainer):
                 peft_config=peft_config,
             )
         self.args = promoted(self.args, RewardConfig)
-        set_adapter_dtype(self.model, self.args.adapter_dtype)
+        prepare_quantized(self.model, self.args.adapter_dtype)
         if isinstance(self.model, PeftModel):
             self._settle_head(self.model)
         self.add_callback(FiniteWeights(lambda: trained_parameters(self.model)))
