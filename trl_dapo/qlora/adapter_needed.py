@@ -5,7 +5,9 @@ What cannot be trained on a quantized base, said before it is loaded: everything
 from typing import Any
 
 from peft import PeftModel
+from torch import nn
 
+from .one_kernel import check_layout
 from .precision import is_quantized
 
 
@@ -15,7 +17,7 @@ WHY_NOT_HEAD = "log-probabilities are computed from the head's weights directly,
 
 def check_adapter_is_given(model: Any, quantization_config: Any, model_init_kwargs: Any, peft_config: Any) -> None:
     """
-    Raises `ValueError` where a 4-bit or 8-bit model would be trained without an adapter.
+    Raises `ValueError` where a 4-bit or 8-bit model would be trained without an adapter, or cannot be trained any more.
 
     Args:
         model (`Any`):
@@ -25,6 +27,8 @@ def check_adapter_is_given(model: Any, quantization_config: Any, model_init_kwar
         model_init_kwargs (`dict` or `None`):
             Of the config, which may hold a `quantization_config` too.
     """
+    if isinstance(model, nn.Module):
+        check_layout(model)
     if peft_config is not None or isinstance(model, PeftModel):
         return
     asked = quantization_config or (model_init_kwargs or {}).get("quantization_config")
