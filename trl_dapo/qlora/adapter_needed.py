@@ -17,7 +17,7 @@ WHY_NOT_HEAD = "log-probabilities are computed from the head's weights directly,
 
 def check_adapter_is_given(model: Any, quantization_config: Any, model_init_kwargs: Any, peft_config: Any) -> None:
     """
-    Raises `ValueError` where a 4-bit or 8-bit model would be trained without an adapter, or cannot be trained any more.
+    Raises `ValueError` where a 4-bit or 8-bit model has no adapter, or is laid out so that none can be trained.
 
     Args:
         model (`Any`):

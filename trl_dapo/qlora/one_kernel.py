@@ -18,14 +18,14 @@ def check_layout(model: nn.Module) -> None:
     """Raises `ValueError` where a 4-bit layer has the layout of inference already, from which no way back is exact."""
     if any(getattr(getattr(one, "quant_state", None), HAS_CHANGED, False) for one in model.parameters()):
         raise ValueError(
-            "The 4-bit model was used in eval mode before, and on this processor bitsandbytes has laid out its weights "
-            "for inference, through which no gradient passes. Load it again for training; to measure it first, give "
-            "it to the trainer and evaluate there."
+            "The 4-bit model was used in eval mode before, and on this processor bitsandbytes has laid out its "
+            "weights for inference, through which no gradient passes. Load it again for training; to measure it "
+            "first, give it to the trainer and evaluate there."
         )
 
 
 def keep_one_kernel(model: nn.Module) -> None:
-    """Keeps 4-bit layers in the layout that can be trained through, in eval mode too; other layers stay as they are."""
+    """Keeps 4-bit layers in the layout that can be trained through, in eval mode too."""
     for module in model.modules():
         if hasattr(module, MAY_CHANGE):
             setattr(module, MAY_CHANGE, False)
