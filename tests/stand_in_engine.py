@@ -108,7 +108,10 @@ class LLM:
                 self._adapted = PeftModel.from_pretrained(self.model, lora_request.lora_path, adapter_name="held")
             else:
                 self._adapted.load_adapter(lora_request.lora_path, adapter_name="held")
-        self._adapted.train()  # see above; nothing here drops out
+        self._adapted.train()  # see above
+        for module in self._adapted.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0  # an engine has none
         return True
 
     # Sleep

@@ -1,4 +1,4 @@
-"""Whole runs with an engine that keeps vLLM's rules: evaluations, refill rounds, sleep, importance sampling, resume."""
+"""Whole runs with an engine that keeps vLLM's rules: evaluations, refills, sleep, importance sampling, resume."""
 
 import json
 import logging

@@ -53,8 +53,8 @@ def seeded(sampling_params: Any, n: int) -> list[Any]:
     """
     Returns sampling parameters for each of `n` requests, with seeds drawn from torch's random numbers.
 
-    A checkpoint keeps those, while an engine's own begin anew in a resumed run, and go on over an evaluation. Parameters
-    with a seed keep it.
+    A checkpoint keeps those, while an engine's own begin anew in a resumed run, and move on with each evaluation.
+    Parameters with a seed keep it.
     """
     found = []
     for seed in torch.randint(SEEDS, (n,)).tolist():

@@ -1,15 +1,18 @@
 """
 Proof that engine and trainer hold the same policy: a few tokens scored on both sides after a sync.
 
-Three questions are asked. Is the difference below the tolerance? Is it small against the spread of the trainer's
-log-probabilities over tokens? An engine with another base, or with none, may differ by little in nats from a model that
-is nearly uniform; but where the two sides are not correlated, the mean square of the difference is at least the
-variance of the trainer's, so that its root is a share of 1 or more, of any model. And is the engine nearer to another
-model that it could have been left with: the base, if no adapter was applied, or the policy of an earlier sync? The last
-needs no tolerance. With differences `p` to the policy, `o` to the other model, and `m` between those two, an engine with noise
-`n` that holds the policy has `o >= m - n` and `p <= n`, and one that holds the other has them exchanged. So for
-`m > 3 n`, `2 o < p` tells them apart without error. For a smaller `m` they cannot be told apart, and
-differ by less than the engine's own rounding: sampling from either is the same.
+Three questions are asked:
+
+- Is the difference below the tolerance?
+- Is it small against the spread of the trainer's log-probabilities over tokens? From a model that is nearly uniform,
+  an engine with another base, or with none, may differ by little in nats. But where the two sides are constant or not
+  correlated, the mean square of the difference is at least the variance of the trainer's: the root is a share of 1 or
+  more, with any model.
+- Is the engine nearer to another model that it could have been left with: the base, if no adapter was applied, or the
+  policy of an earlier sync? With differences `p` to the policy, `o` to the other model, and `m` between those two, an
+  engine with noise `n` that holds the policy has `o >= m - n` and `p <= n`, and one that holds the other has them
+  exchanged. So for `m > 3 n`, `2 o < p` tells them apart without error, and no tolerance is needed. For a smaller `m`
+  they cannot be told apart, and differ by less than the engine's own rounding: sampling from either is the same.
 """
 
 import importlib
