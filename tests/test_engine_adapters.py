@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import init_empty_weights
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 import stand_in_engine
 from stand_in_engine import LLM
@@ -22,6 +22,7 @@ from trl_dapo.rollouts import dense_engine
 from trl_dapo.rollouts.dense_engine import DenseSync
 from trl_dapo.rollouts.engine_settings import EngineSettings
 from trl_dapo.rollouts.saved_adapter import adapter_version, saved_adapter
+from trl_dapo.rollouts.servable import policy_adapter
 
 
 # Kinds of adapters
@@ -120,6 +121,49 @@ def test_tied_embeddings_beside_adapters_on_other_layers(tmp_path, monkeypatch, 
     trainer.vllm_generation.sync_weights()
     trainer.vllm_generation.generate([[20, 30]], None, 1)
     assert trainer.vllm_generation.take_differences() == [pytest.approx(0, abs=1e-5)]
+
+
+class SaysNo(LLM):
+    def _add_lora(self, lora_request):
+        return False
+
+
+def test_an_engine_that_does_not_take_the_adapter_stops_the_run(tmp_path, monkeypatch):
+    stand_in_engine.install(monkeypatch, SaysNo)
+    with pytest.raises(RuntimeError, match=r"vLLM did not load the adapter: `add_lora` returned False"):
+        go(tmp_path)
+
+
+def test_another_kind_of_4_bits_is_refused_by_name(tmp_path, monkeypatch):
+    engines = stand_in_engine.install(monkeypatch)
+    fp4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4", bnb_4bit_compute_dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"bnb_4bit_quant_type='fp4' with vllm_base='4bit'"):
+        build(
+            GRPOTrainer,
+            arguments(tmp_path, GRPOTrainer),
+            model=save_tiny_model(tmp_path / "base", tiny_tokenizer()),
+            quantization_config=fp4,
+            peft_config=tiny_lora(),
+            reward_funcs=share_reward,
+        )
+    assert not engines
+
+
+def test_which_adapter_is_the_policy():
+    model = tiny_model(tiny_tokenizer())
+    with pytest.raises(ValueError, match=r"vllm_sync='adapter' needs a LoRA adapter, and LlamaForCausalLM has none"):
+        policy_adapter(model, "adapter")
+    model = get_peft_model(model, tiny_lora())
+    model.add_adapter("second", tiny_lora())
+    assert policy_adapter(model, "adapter") == "default"
+    model.set_adapter("second")
+    assert policy_adapter(model, "adapter") == "second"
+    model.base_model.set_adapter(["default", "second"])
+    with pytest.raises(ValueError, match=r"needs one active adapter, and \['default', 'second'\] are active"):
+        policy_adapter(model, "adapter")
+    other = get_peft_model(tiny_model(tiny_tokenizer()), IA3Config(task_type="CAUSAL_LM"))
+    with pytest.raises(ValueError, match=r"takes LoRA alone, and adapter 'default' is of type .*IA3"):
+        policy_adapter(other, "dense")
 
 
 # Sizes

@@ -14,7 +14,7 @@ from ..qlora.precision import is_quantized
 SYNCS = ("merged", "adapter", "dense")
 BASES = ("4bit", "16bit")
 # Tolerances in nats per token. On SmolLM2-135M, whose 4-bit noise is that of a small model and so large, one NF4 base
-# computed in bfloat16 and in float32 differs by 0.09, and an NF4 base from the same in 16 bits by 0.49
+# computed in bfloat16 and in float32 differs by 0.10, and an NF4 base from the same in 16 bits by 0.49
 ALIKE, UNLIKE = 0.2, 1.0
 # The same as a share of the spread of the trainer's log-probabilities over the passage: 0.06 and 0.26 there. An engine
 # whose log-probabilities are not correlated with the trainer's has a share of 1 or more, whatever the model
