@@ -13,6 +13,7 @@ from test_adapter_engine import arguments, quantized_model
 from tiny import parity_reward, plain_dataset, rare_reward, tiny_lora, tiny_tokenizer
 from training import assert_same_tensors, record_rollouts, train
 from trl_dapo import DAPOTrainer, EvaluationCallback, GRPOTrainer
+from trl_dapo.rollouts.engine import seeded
 
 
 # Seconds, and what is rounding alone
@@ -253,3 +254,12 @@ def test_completions_of_a_prompt_differ(tmp_path, monkeypatch):
     result, _ = go(tmp_path)
     _, rows, *_ = result.trainer.vllm_generation.generate([[20, 30]] * 4, None, 4)
     assert len({tuple(row) for row in rows}) == 4
+
+
+def test_seeds_are_torchs_and_one_that_was_given_stays():
+    torch.manual_seed(0)
+    first = [one.seed for one in seeded(stand_in_engine.SamplingParams(), 5)]
+    torch.manual_seed(0)
+    assert [one.seed for one in seeded(stand_in_engine.SamplingParams(), 5)] == first
+    assert len(set(first)) == 5
+    assert [one.seed for one in seeded(stand_in_engine.SamplingParams(seed=3), 2)] == [3, 3]
