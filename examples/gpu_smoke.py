@@ -26,7 +26,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("trl_dapo", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "vllm")
 # Files whose tests run on a card; their twins on the CPU have "cpu" in their names
-FILES = ("tests/test_on_device.py", "tests/test_plan_measured.py")
+FILES = ("tests/test_on_device.py", "tests/test_plan_measured.py", "tests/test_engine_gpu.py")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ A stand-in for vLLM that holds a model: it takes the arguments of the real one a
 
 It answers from its base, or from the base with an adapter that it read from a folder. It refuses to compute while it
 sleeps, loses its weights at sleep level 2, and answers from keys and values of earlier prompts until they are cleared.
+Requests without a seed are drawn from random numbers of the engine's own, which no checkpoint holds.
 """
 
 import sys
@@ -28,7 +29,8 @@ class SamplingParams:
     def __init__(self, **given):
         _known("vllm.sampling_params:SamplingParams", given)
         self.__dict__.update(
-            {"n": 1, "temperature": 1.0, "max_tokens": 16, "logprobs": None, "prompt_logprobs": None} | given
+            {"n": 1, "temperature": 1.0, "max_tokens": 16, "logprobs": None, "prompt_logprobs": None, "seed": None}
+            | given
         )
         assert self.n == 1
 
@@ -101,11 +103,15 @@ class LLM:
         rank = PeftConfig.from_pretrained(lora_request.lora_path).r
         if rank > self.arguments.get("max_lora_rank", 16):
             raise ValueError(f"LoRA rank {rank} is greater than max_lora_rank {self.arguments['max_lora_rank']}.")
-        if self._adapted is None:
-            self._adapted = PeftModel.from_pretrained(self.model, lora_request.lora_path, adapter_name="held")
-        else:
-            self._adapted.load_adapter(lora_request.lora_path, adapter_name="held")
-        self._adapted.train()  # see above; nothing here drops out
+        with torch.random.fork_rng(devices=[]):  # PEFT draws a start that the folder's weights take the place of
+            if self._adapted is None:
+                self._adapted = PeftModel.from_pretrained(self.model, lora_request.lora_path, adapter_name="held")
+            else:
+                self._adapted.load_adapter(lora_request.lora_path, adapter_name="held")
+        self._adapted.train()  # see above
+        for module in self._adapted.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0  # an engine has none
         return True
 
     # Sleep
@@ -164,6 +170,7 @@ class LLM:
 
     def _answer(self, prompt, params, request):
         ids, drawn = list(prompt), []
+        draws = self._draws if params.seed is None else torch.Generator().manual_seed(params.seed)
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         read = None
@@ -181,7 +188,7 @@ class LLM:
             scaled = logits / params.temperature if params.temperature else logits
             logps = scaled.log_softmax(-1)
             if params.temperature:
-                token = torch.multinomial(logps.exp(), 1, generator=self._draws).item()
+                token = torch.multinomial(logps.exp(), 1, generator=draws).item()
             else:
                 token = logps.argmax().item()
             ids.append(token)

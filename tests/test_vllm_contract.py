@@ -11,6 +11,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
 
 from trl_dapo.host.vllm_names import NAMES, READ_FROM
+from trl_dapo.rollouts.engine import seeded
 from trl_dapo.rollouts.servable import RANKS
 
 
@@ -20,7 +21,7 @@ USED = {
     "vllm.engine.arg_utils:EngineArgs": {"enable_lora", "max_loras", "max_lora_rank", "quantization", "load_format"},
     "vllm.lora.request:LoRARequest": {"lora_name", "lora_int_id", "lora_path", "load_inplace"},
     "vllm.v1.engine.llm_engine:LLMEngine.add_lora": {"lora_request"},
-    "vllm.sampling_params:SamplingParams": {"temperature", "max_tokens", "prompt_logprobs"},
+    "vllm.sampling_params:SamplingParams": {"temperature", "max_tokens", "prompt_logprobs", "seed"},
 }
 
 
@@ -48,6 +49,14 @@ def test_the_installed_vllm_has_what_is_used(name):
 def test_the_installed_vllm_has_these_ranks():
     lora = pytest.importorskip("vllm.config.lora", reason="vLLM is not installed")
     assert lora.MaxLoRARanks.__args__ == RANKS
+
+
+def test_a_copy_of_the_installed_parameters_takes_a_seed():
+    vllm = pytest.importorskip("vllm", reason="vLLM is not installed")
+    (one, other), given = seeded(vllm.SamplingParams(temperature=0.7), 2), vllm.SamplingParams(seed=3)
+    assert one.seed != other.seed
+    assert one.sampling_type.name == "RANDOM_SEED"
+    assert [each.seed for each in seeded(given, 2)] == [3, 3]
 
 
 def test_trl_has_the_seams_of_the_engine():

@@ -83,7 +83,8 @@ class GRPOConfig(OwnConfig, trl.GRPOConfig):
         vllm_sync_tolerance (`float`, *optional*):
             With `vllm_sync="adapter"` or `"dense"`, the mean difference of log-probabilities, in nats per token, above
             which engine and trainer count as different models, and the run stops. By default 0.2, and 1.0 where one
-            side holds the base in 4 bits and the other in 16.
+            side holds the base in 4 bits and the other in 16; a difference that is large against the spread of the
+            trainer's log-probabilities over tokens stops it then, too.
 
         > Memory of the update
 

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from .engine_settings import EngineSettings, check_original, check_same_quantization
-from .saved_adapter import saved_adapter
+from .saved_adapter import adapter_version, saved_adapter
 from .servable import check_servable, policy_adapter
 
 
@@ -52,6 +52,10 @@ class AdapterSync:
             "quantization": kind,
             "load_format": kind or "auto",
         }
+
+    def version(self) -> tuple[float, ...]:
+        """Returns numbers that change with the adapter."""
+        return adapter_version(self._model, self._name)
 
     def load(self, llm_engine: Any) -> Any:
         """

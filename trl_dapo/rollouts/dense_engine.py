@@ -10,6 +10,7 @@ from accelerate.logging import get_logger
 
 from .dense_weights import dense_weights
 from .engine_settings import EngineSettings, check_original
+from .saved_adapter import adapter_version
 from .servable import check_addable, policy_adapter
 
 
@@ -54,6 +55,10 @@ class DenseSync:
         """Returns arguments of `vllm.LLM`."""
         # The host sees the trainer's 4-bit layers, and would have the engine quantize
         return {"quantization": None, "load_format": "auto"}
+
+    def version(self) -> tuple[float, ...]:
+        """Returns numbers that change with the adapter; the base does not."""
+        return adapter_version(self._model, self._name)
 
     def weights(self) -> Generator[tuple[str, torch.Tensor]]:
         """Gives the weights that the engine is to have, by name."""

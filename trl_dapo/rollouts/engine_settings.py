@@ -14,8 +14,28 @@ from ..qlora.precision import is_quantized
 SYNCS = ("merged", "adapter", "dense")
 BASES = ("4bit", "16bit")
 # Tolerances in nats per token. On SmolLM2-135M, whose 4-bit noise is that of a small model and so large, one NF4 base
-# computed in bfloat16 and in float32 differs by 0.09, and an NF4 base from the same in 16 bits by 0.49
+# computed in bfloat16 and in float32 differs by 0.10, and an NF4 base from the same in 16 bits by 0.49
 ALIKE, UNLIKE = 0.2, 1.0
+# The same as a share of the spread of the trainer's log-probabilities over the passage: 0.06 and 0.26 there. An engine
+# whose log-probabilities are not correlated with the trainer's has a share of 1 or more, whatever the model
+ALIKE_SHARE, UNLIKE_SHARE = 0.25, 0.5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    Differences between engine and trainer that stop a run.
+
+    Args:
+        nats (`float`):
+            Mean difference of log-probabilities, in nats per token.
+        share (`float`, *optional*):
+            Root mean square of the difference over the standard deviation of the trainer's log-probabilities over
+            tokens. `None` sets no such limit.
+    """
+
+    nats: float
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -44,12 +64,12 @@ class EngineSettings:
         """Returns how the engine holds the base where this model is trained."""
         return self.base or ("4bit" if is_quantized(model) else "16bit")
 
-    def tolerance_of(self, model: nn.Module) -> float:
-        """Returns the difference that stops a run with this model, in nats per token."""
+    def limits_of(self, model: nn.Module) -> Limits:
+        """Returns the differences that stop a run with this model; a tolerance that was given stands alone."""
         if self.tolerance is not None:
-            return self.tolerance
+            return Limits(self.tolerance)
         alike = self.sync_of(model) != "adapter" or (self.base_of(model) == "4bit") == is_quantized(model)
-        return ALIKE if alike else UNLIKE
+        return Limits(ALIKE, ALIKE_SHARE) if alike else Limits(UNLIKE, UNLIKE_SHARE)
 
 
 def check_engine_values(args: Any) -> None:

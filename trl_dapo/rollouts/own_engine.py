@@ -42,6 +42,7 @@ class OwnGeneration(EngineSeams):
         self.settings = settings
         self.way: AdapterSync | DenseSync | None = None
         self._unread_differences: list[float] = []
+        self._held: tuple[float, ...] | None = None  # version of the adapter that the engine has
         super().__init__(**kwargs)
 
     def take_differences(self) -> list[float]:
@@ -60,8 +61,8 @@ class OwnGeneration(EngineSeams):
             raise ValueError(f"vllm_sync={sync!r} with {kind}: no process has the whole adapter. Use DDP or one GPU.")
         self.way = WAYS[sync](self.model, self.settings, self.trust_remote_code)
         tokenizer: Any = getattr(self.processing_class, "tokenizer", self.processing_class)
-        tolerance, autocast = self.settings.tolerance_of(self.model), self.accelerator.autocast
-        self.sync_check = SyncCheck(self.model, tokenizer, tolerance, sync, autocast)
+        limits = self.settings.limits_of(self.model)
+        self.sync_check = SyncCheck(self.model, tokenizer, limits, sync, self.accelerator.autocast)
         host = vars(vllm_generation).get("LLM")  # absent where vLLM is, which the host says
         return swapped(vllm_generation, LLM=partial(self._engine, host))
 
@@ -81,7 +82,21 @@ class OwnGeneration(EngineSeams):
                 super().sync_weights()
             else:
                 self._sync_adapter(self.way)
+        self._held = self.way.version()
         self.llm.unchecked = self._check_sync
+
+    def generate(self, *args: Any, **kwargs: Any) -> tuple:
+        if self.way is not None:
+            self._hold_policy(self.way)
+        return super().generate(*args, **kwargs)
+
+    def _hold_policy(self, way: AdapterSync | DenseSync) -> None:
+        """Sends the policy again if it has changed since, as when the best model is loaded at the end of a run."""
+        if way.version() != self._held:
+            self.sync_weights()
+        elif isinstance(way, AdapterSync):
+            # Level 1 has kept base and adapter. The host takes them for lost, and would send the adapter each time
+            self.wake_weights()
 
     def _sync_adapter(self, way: AdapterSync) -> None:
         self.wake_weights()

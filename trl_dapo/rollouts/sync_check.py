@@ -1,12 +1,18 @@
 """
 Proof that engine and trainer hold the same policy: a few tokens scored on both sides after a sync.
 
-Two questions are asked. Is the difference below the tolerance? And is the engine nearer to another model that it could
-have been left with: the base, if no adapter was applied, or the policy of an earlier sync? The second needs no
-tolerance. With differences `p` to the policy, `o` to the other model, and `m` between those two, an engine with noise
-`n` that holds the policy has `o >= m - n` and `p <= n`, and one that holds the other has them exchanged. So for
-`m > 3 n`, `2 o < p` tells them apart without error. For a smaller `m` they cannot be told apart, and
-differ by less than the engine's own rounding: sampling from either is the same.
+Three questions are asked:
+
+- Is the difference below the tolerance?
+- Is it small against the spread of the trainer's log-probabilities over tokens? From a model that is nearly uniform,
+  an engine with another base, or with none, may differ by little in nats. But where the two sides are constant or not
+  correlated, the mean square of the difference is at least the variance of the trainer's: the root is a share of 1 or
+  more, with any model.
+- Is the engine nearer to another model that it could have been left with: the base, if no adapter was applied, or the
+  policy of an earlier sync? With differences `p` to the policy, `o` to the other model, and `m` between those two, an
+  engine with noise `n` that holds the policy has `o >= m - n` and `p <= n`, and one that holds the other has them
+  exchanged. So for `m > 3 n`, `2 o < p` tells them apart without error, and no tolerance is needed. For a smaller `m`
+  they cannot be told apart, and differ by less than the engine's own rounding: sampling from either is the same.
 """
 
 import importlib
@@ -17,6 +23,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..host.starting_point import as_it_was
+from .engine_settings import Limits
 
 
 # Text of the kind that a model has seen: on random tokens, rounding alone moves log-probabilities by whole nats
@@ -42,8 +49,8 @@ class SyncCheck:
             The trained model.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Its tokenizer.
-        tolerance (`float`):
-            Mean difference that stops the run, in nats per token.
+        limits ([`Limits`]):
+            Differences that stop the run.
         sync (`str`):
             How the engine gets the policy, for messages.
         autocast (`Callable`, *optional*):
@@ -51,9 +58,9 @@ class SyncCheck:
     """
 
     def __init__(
-        self, model: Any, tokenizer: PreTrainedTokenizerBase, tolerance: float, sync: str, autocast: Any = nullcontext
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, limits: Limits, sync: str, autocast: Any = nullcontext
     ) -> None:
-        self._model, self._tolerance, self._sync, self._autocast = model, tolerance, sync, autocast
+        self._model, self._limits, self._sync, self._autocast = model, limits, sync, autocast
         self._ids = probe_tokens(tokenizer)
         self._base: torch.Tensor | None = None
         self._earlier: torch.Tensor | None = None
@@ -63,7 +70,7 @@ class SyncCheck:
         Returns the mean difference per token, in nats.
 
         Raises:
-            [`SyncError`]: If it is above the tolerance, or the engine holds the base or an earlier policy.
+            [`SyncError`]: If it is above a limit, or the engine holds the base or an earlier policy.
         """
         policy, sampler = self._trainer_logps(), engine_logps(engine, self._ids, lora_request)
         found = _mean_difference(sampler, policy)
@@ -75,15 +82,26 @@ class SyncCheck:
         self._check_not(self._base, "the base, as if no adapter were applied", policy, sampler)
         if self._earlier is not None:
             self._check_not(self._earlier, "the policy of the sync before", policy, sampler)
-        if not found <= self._tolerance:  # NaN too
-            raise SyncError(
-                f"After a sync, vLLM and the trainer differ by {found:.3g} nats per token, above "
-                f"vllm_sync_tolerance={self._tolerance:g}: they are not the same model. Check that vLLM and the "
-                "trainer load the same base in the same precision (`vllm_base`), or, if a difference like this is "
-                "that of the precision, raise `vllm_sync_tolerance`."
-            )
+        self._check_limits(found, share_of_spread(sampler, policy))
         self._earlier = policy
         return found
+
+    def _check_limits(self, found: float, share: float) -> None:
+        limits = self._limits
+        if not found <= limits.nats:  # NaN too
+            is_above = f"vllm_sync_tolerance={limits.nats:g}"
+        elif limits.share is not None and not share <= limits.share:
+            is_above = (
+                f"{limits.share:.0%} of the spread of log-probabilities over tokens (it is {share:.0%}; 100% and more "
+                "is an engine that knows nothing of the trainer's model)"
+            )
+        else:
+            return
+        raise SyncError(
+            f"After a sync, vLLM and the trainer differ by {found:.3g} nats per token, above {is_above}: they are not "
+            "the same model. Check that vLLM and the trainer load the same base in the same precision (`vllm_base`), "
+            "or, if a difference like this is that of the precision, set `vllm_sync_tolerance` above it."
+        )
 
     def _check_not(self, other: torch.Tensor, name: str, policy: torch.Tensor, sampler: torch.Tensor) -> None:
         apart = _mean_difference(other, policy)
@@ -117,6 +135,23 @@ def engine_logps(engine: Any, ids: list[int], lora_request: Any = None) -> torch
 def probe_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Returns the token ids that are scored, at most 64."""
     return tokenizer(PASSAGE)["input_ids"][:MOST_TOKENS]
+
+
+def share_of_spread(sampler: torch.Tensor, policy: torch.Tensor) -> float:
+    """
+    Returns how far a sampler is from a policy, in standard deviations of the policy's log-probabilities over tokens.
+
+    `sqrt(mean((s - p)^2) / var(p))`: 0 for the same, at least 1 for a sampler that is constant or not correlated.
+
+    Args:
+        sampler, policy (`torch.Tensor`):
+            Log-probabilities of the same T tokens, shape `(T,)`. If the policy's are all equal, the share is 0 where
+            the sampler's are the same, else infinite.
+    """
+    difference, spread = (sampler - policy).square().mean().sqrt().item(), policy.std(correction=0).item()
+    if difference == 0:
+        return 0.0
+    return difference / spread if spread else float("inf")
 
 
 def _mean_difference(first: torch.Tensor, second: torch.Tensor) -> float:
