@@ -33,6 +33,8 @@ from trl_dapo.host import compat
 from trl_dapo.host.host_names import (
     FIRST_RELEASE,
     GRPO,
+    HEAD_MODULE,
+    HEAD_TILES,
     INHERITED,
     OTHER_CLASSES,
     TESTED,
@@ -440,3 +442,28 @@ def test_another_order_of_what_is_gathered_is_seen(edit_source):
     gathered = "gathers ('chosen_rewards', 'rejected_rewards', 'reward_accuracies', 'chosen_rewards', "
     assert found
     assert all(gathered in one for one in found)
+
+
+# ------------------------------------------------------------------------------ what a plan of memory traces
+
+
+def test_the_head_calls_the_functions_that_a_plan_replaces_and_uses_nothing_they_return():
+    # Each stands alone as a statement where it is called, or is chosen as the `fold` that is
+    module = import_module(HEAD_MODULE)
+    tree = ast.parse(inspect.getsource(module.ChunkedLogProbFunction))
+    alone = {node.value.func.id for node in ast.walk(tree) if _is_statement(node)}
+    chosen = {
+        branch.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "fold"
+        for branch in ast.walk(node.value)
+        if isinstance(branch, ast.Name)
+    }
+    assert "fold" in alone
+    assert set(HEAD_TILES) <= alone | chosen
+    assert all(inspect.isfunction(getattr(module, name)) for name in HEAD_TILES)
+
+
+def _is_statement(node: ast.AST) -> bool:
+    called = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    return called and isinstance(node.value.func, ast.Name)

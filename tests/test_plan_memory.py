@@ -8,9 +8,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from trl_dapo.planning.fake_linear import bytes_4bit, bytes_8bit
 from trl_dapo.planning.known_models import known_config
 from trl_dapo.planning.memory import plan_memory
-from trl_dapo.planning.optimizer_state import state_bytes
+from trl_dapo.planning.optimizer_state import state_bytes, step_bytes
 from trl_dapo.planning.run_shape import RunShape
 from trl_dapo.planning.traced_step import TracedModel
+from trl_dapo.planning.tracker import LiveBytes
 
 
 def config(layers: int = 2) -> LlamaConfig:
@@ -105,3 +106,106 @@ def test_the_larger_run_needs_more():
     assert size(completion_length=64) > size()
     assert size(gradient_checkpointing=True, completion_length=64) < size(completion_length=64)
     assert size(optimizer="sgd") < size()
+
+
+# The model of `config()`: embeddings 64 x 32, two layers of 9216, five norms of 32, all float32; tables of 32 bytes
+PARAMETERS = 4 * (64 * 32 + 2 * 9216 + 5 * 32)
+TABLES = 32
+
+
+def items_of(phase: str, **settings) -> dict[str, int]:
+    device = settings.pop("device", "cpu")
+    phases = {one.name: one for one in plan_memory(shape(**settings), device).phases}
+    return {item.name: item.bytes for item in phases[phase].items}
+
+
+def test_weights_and_optimizer_of_full_fine_tuning():
+    items = items_of("update", lora=None)
+    assert items["weights"] == PARAMETERS + TABLES
+    assert items["optimizer state"] == 2 * PARAMETERS
+
+
+def test_deeper_models_have_a_layer_more_each():
+    # Layers beyond the three that are traced: 9216 weights and two norms each
+    layer = 4 * (9216 + 2 * 32)
+    items = items_of("update", lora=None, layers=7)
+    assert items["weights"] == PARAMETERS + TABLES + 5 * layer
+    assert items["optimizer state"] == 2 * (PARAMETERS + 5 * layer)
+
+
+def test_a_reference_is_a_model_or_an_adapter_more():
+    assert items_of("load", lora=None, reference="model")["reference model"] == PARAMETERS + TABLES
+    items = items_of("load", reference="adapter_copy")
+    # r 4: q and o 4 x 64 each, k and v 4 x 48, three of 4 x 96; two layers
+    assert items["reference adapter"] == items["adapter"] == 4 * 2 * 4 * (2 * 64 + 2 * 48 + 3 * 96)
+
+
+def test_a_critic_is_trained_too():
+    # Its head is one row of 32 in place of the policy's, which is tied and weighs nothing
+    items = items_of("update", lora=None, critic="model")
+    assert items["critic"] == PARAMETERS + TABLES + 4 * 32
+    assert items["optimizer state"] == 4 * PARAMETERS
+    assert items["gradients"] >= PARAMETERS
+
+
+def test_gradients_wait_where_they_are_accumulated():
+    once, twice = (items_of("update", lora=None, microbatches=count) for count in (1, 2))
+    assert sum(twice.values()) > sum(once.values())
+
+
+def test_a_rollout_is_ids_masks_and_log_probs():
+    # 4 rows of 8 + 8 tokens: id and mask, 16 bytes; of a completion's token mask, two log-probs, 16 more
+    assert items_of("update", round_rows=4, chunk_rows=4)["rollout"] == 4 * (16 * 16 + 16 * 8)
+
+
+def test_a_limit_of_tokens_is_a_limit_of_rows():
+    limited = plan_memory(shape(microbatch_tokens=32, microbatch_rows=99), "cpu")
+    assert limited.bytes == plan_memory(shape(microbatch_rows=2), "cpu").bytes
+
+
+def test_a_gpu_loses_a_context_and_fragments():
+    given = shape(round_rows=4, chunk_rows=4)
+    plan = plan_memory(given)
+    assert plan.bytes == int(1.05 * plan.peak.bytes)
+    assert plan.peak.bytes - plan_memory(given, context=0).peak.bytes == 2**29
+    assert "device context" not in items_of("update")
+
+
+def test_the_largest_matrix_is_whole_while_it_is_quantized():
+    # 64 x 32 in float32; in 16 bits half of it
+    assert items_of("load", quantization="4bit")["weight being quantized"] == 8192
+    assert items_of("load", quantization="4bit", dtype="bfloat16")["weight being quantized"] == 4096
+
+
+def test_an_update_needs_two_temporary_tensors_of_the_largest_parameter():
+    # 4 x 1536 x 16 bytes twice on the CPU; all parameters at once on a GPU: 4 x (9216 + 24576)
+    shapes = [(16, 576), (1536, 16)]
+    assert step_bytes("adamw_torch", shapes, "cpu") == 196608
+    assert step_bytes("adamw_torch", shapes, "cuda") == 135168
+    assert step_bytes("adamw_torch_fused", shapes, "cuda") == 0
+
+
+def test_checkpointing_changes_no_generation():
+    plain, checkpointed = (
+        items_of("generate", round_rows=4, chunk_rows=4, gradient_checkpointing=on) for on in (False, True)
+    )
+    assert plain == checkpointed
+
+
+def test_live_bytes_counts_a_storage_once_and_until_it_is_gone():
+    weight = torch.nn.Parameter(torch.zeros(256))
+    there = torch.zeros(256)
+    with LiveBytes([weight], vocabulary=16) as live:
+        live.ignore(there)
+        one = weight + there  # 1024 bytes
+        view = one.detach().view(16, 16)
+        assert live.bytes == 1024
+        two = view * 2
+        del one, view
+        assert live.bytes == 1024
+        live.enter("second")
+        del two
+        assert live.bytes == 0
+    assert live.peaks["forward"].bytes == 2048
+    # Sixteen columns or more are logits
+    assert (live.peaks["second"].bytes, live.peaks["second"].logits) == (1024, 1024)

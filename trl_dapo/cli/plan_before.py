@@ -11,6 +11,7 @@ from accelerate.logging import get_logger
 
 from trl_dapo.host.randomness import random_state_kept
 from trl_dapo.planning.advice import Plans, first_change
+from trl_dapo.planning.log_prob_head import NoTracedHead
 from trl_dapo.planning.memory import plan_memory
 from trl_dapo.planning.memory_plan import MemoryPlan
 
@@ -47,7 +48,7 @@ def _memory_lines(name: str, arguments: Arguments, processes: int) -> list[str]:
         return ["the built-in model fits on every card"]
     try:
         plan = plan_memory(planned_run(name, arguments, processes=processes).shape)
-    except NoConfigFile as error:
+    except (NoConfigFile, NoTracedHead) as error:
         return [f"memory was not planned: {one_line(error)}"]
     return short_lines(plan, fitting_sizes(plan))
 

@@ -297,6 +297,11 @@ OTHER_CLASSES = {
     "trl.trainer.utils.RepeatSampler": Names(attributes=("generator", "num_samples", "shuffle")),
 }
 
+# Functions that a plan of memory replaces to count as on a GPU; they return nothing. Older releases have no
+# such module, and no plan.
+HEAD_MODULE = "trl.kernels.chunked_logprob"
+HEAD_TILES = ("_forward_tile", "_backward_tile", "_addmm_fp32")
+
 # ----------------------------------------------------------------------- how values pass between the methods of GRPO
 
 # The names that a method's `return` gives, in order

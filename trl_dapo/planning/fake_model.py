@@ -10,9 +10,9 @@ from peft import get_peft_model
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-from trl.trainer.utils import add_fused_lm_head
 
 from .fake_linear import QuantizedLinear
+from .log_prob_head import fuse_head
 from .run_shape import RunShape
 
 
@@ -48,7 +48,7 @@ def meta_model(shape: RunShape, layers: int) -> Any:
         if shape.quantization is not None:
             _quantize(model, shape)
         if shape.algorithm != "reward":
-            add_fused_lm_head(model, outputs=("log_probs",) if shape.algorithm == "dpo" else ("log_probs", "entropy"))
+            fuse_head(model, shape.algorithm)
         if shape.lora is not None:
             model = get_peft_model(model, copy.deepcopy(shape.lora))
             _set_adapter_dtype(model, shape)
@@ -79,6 +79,11 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     layers = [child for child in base.modules() if isinstance(child, nn.ModuleList)]
     return max(layers, key=lambda one: sum(p.numel() for p in one.parameters()))
+
+
+def head_width(config: Any) -> int:
+    """Returns the numbers of one attention head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _quantize(model: Any, shape: RunShape) -> None:
