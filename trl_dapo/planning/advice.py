@@ -81,7 +81,7 @@ class Plans:
         return need
 
     def checked(self, shape: RunShape, limit: float) -> int:
-        """Returns what a device must have free, traced in each phase that may decide whether it is more than `limit`."""
+        """Returns what a device must have free, traced in each phase that may decide whether it fits `limit`."""
         if self._replay is None:
             return self.bytes(shape)
         return self._replay(shape, limit * (1 - TOLERANCE)).bytes
