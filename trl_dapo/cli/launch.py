@@ -17,6 +17,7 @@ from .commands import Command
 from .config_file import read_config_file, set_environment, split_config_flag
 from .errors import UsageError, one_line
 from .launch_words import launch_words
+from .quick_imports import collector_off
 
 
 if TYPE_CHECKING:
@@ -70,10 +71,11 @@ def plan(command: Command, argv: list[str], prog: str, also: Sequence[str] = ())
             Words of the command that win over the user's.
     """
     set_environment(read_config_file(argv))
-    # Imported here, because it takes seconds and its libraries read the environment
-    from .script import make_parser
+    with collector_off():
+        # Imported here, because it takes seconds and its libraries read the environment
+        from .script import make_parser
 
-    parser = make_parser(command, prog=prog)
+        parser = make_parser(command, prog=prog)
     from_file, from_command_line = parser.unknown_words(argv)
     launch_args = _launch_args(from_file, from_command_line, parser, command.module)
     processes = _processes(launch_args)

@@ -11,7 +11,6 @@ import logging
 import sys
 import warnings
 from contextlib import redirect_stdout
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -126,12 +125,9 @@ def _planned(command: Command, words: list[str], options: argparse.Namespace) ->
 
 
 def _result(name: str, planned: Any, batch: tuple[str, ...], card: Any, measured: Any, options: Any) -> Any:
-    from trl_dapo.planning.advice import Plans
-    from trl_dapo.planning.memory import plan_memory
+    from .plan_result import Result, fitting_sizes, judged, plans_on
 
-    from .plan_result import Result, fitting_sizes, judged
-
-    plans = Plans(partial(plan_memory, card_bytes=None if card is None else card.total))
+    plans = plans_on(None if card is None else card.total)
     plan = plans.of(planned.shape)
     verdict = None if card is None else judged(planned, plan, card, plans)
     return Result(name, planned, plan, batch, verdict, _time(planned, measured, options), fitting_sizes(plan))

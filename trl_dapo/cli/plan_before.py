@@ -3,14 +3,13 @@ The plan of memory as a training command uses it: in short in a dry run, and aga
 """
 
 import sys
-from functools import partial
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
 
 from trl_dapo.host.randomness import random_state_kept
-from trl_dapo.planning.advice import Plans, first_change
+from trl_dapo.planning.advice import first_change
 from trl_dapo.planning.log_prob_head import NoTracedHead
 from trl_dapo.planning.memory import plan_memory
 from trl_dapo.planning.memory_plan import MemoryPlan
@@ -19,7 +18,7 @@ from .arguments import Arguments
 from .errors import UsageError, one_line
 from .plan_display import gib, short_lines
 from .plan_model import NoConfigFile
-from .plan_result import fitting_sizes
+from .plan_result import fitting_sizes, plans_on
 from .plan_shape import planned_run
 
 
@@ -68,7 +67,7 @@ def check_memory(name: str, arguments: Arguments) -> None:
             shape = planned_run(name, arguments, processes=args.world_size).shape
             free, total = torch.cuda.mem_get_info()
             # This process has its context already
-            plans = Plans(partial(plan_memory, card_bytes=total, context=0), FEW_PLANS)
+            plans = plans_on(total, FEW_PLANS, context=0)
             plan = plans.of(shape)
     except Exception as error:
         # A run is not worth less because it could not be planned

@@ -3,10 +3,12 @@ The answer of `trl-dapo plan` as a value: what a run needs, whether it fits, wha
 """
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-from trl_dapo.planning.advice import Change, Largest, Plans, chunk_for, first_change, largest
+from trl_dapo.planning.advice import MOST_PLANS, Change, Largest, Plans, chunk_for, first_change, largest
 from trl_dapo.planning.cards import Card, sizes
+from trl_dapo.planning.memory import plan_memory
 from trl_dapo.planning.memory_plan import MemoryPlan
 from trl_dapo.planning.throughput import StepTime
 
@@ -86,6 +88,22 @@ class Result:
             if self.time is None
             else {**self.time.seconds, "total": self.time.total, "assumptions": list(self.time.assumptions)},
         }
+
+
+def plans_on(card_bytes: int | None, most: int = MOST_PLANS, context: int | None = None) -> Plans:
+    """
+    Returns plans for a card: traced where they are an answer, replayed where a search asks for them.
+
+    Args:
+        card_bytes (`int`, *optional*):
+            Memory of the card.
+        most (`int`, *optional*):
+            Plans that may be made.
+        context (`int`, *optional*):
+            Bytes that the card loses to a context; see [`~trl_dapo.planning.memory.plan_memory`].
+    """
+    plan = partial(plan_memory, card_bytes=card_bytes, context=context)
+    return Plans(plan, most, lambda shape, limit: plan(shape, traced_from=limit))
 
 
 def judged(planned: Planned, plan: MemoryPlan, card: Card, plans: Plans) -> Verdict:

@@ -4,6 +4,7 @@ What to change where a run does not fit, and the largest run that does.
 All of it is a search over plans of memory. It asks for a bounded number of them, and changes one knob at a time.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,8 +22,11 @@ MOST_GUESSES = 5
 LONGEST = 32_768
 MOST_ROWS = 1024
 MOST_GROUP = 256
+# A replay may miss a trace by so much
+TOLERANCE = 0.01
 
 Planner = Callable[[RunShape], MemoryPlan]
+Replayer = Callable[[RunShape, float], MemoryPlan]
 
 
 class Plans:
@@ -34,11 +38,16 @@ class Plans:
             What makes one.
         most (`int`, *optional*):
             How many may be made; then `exhausted` is `True`, and searches end with what they have.
+        replay (`Callable[[RunShape, float], MemoryPlan]`, *optional*):
+            What makes one in less time for a search. Phases that need at least as many bytes as its second argument
+            must be as `plan` has them, and others within a hundredth of it. Without it, searches use `plan`.
     """
 
-    def __init__(self, plan: Planner, most: int = MOST_PLANS) -> None:
+    def __init__(self, plan: Planner, most: int = MOST_PLANS, replay: Replayer | None = None) -> None:
         self._plan, self._left = plan, most
+        self._replay = replay
         self._known: list[tuple[RunShape, MemoryPlan]] = []
+        self._guessed: list[tuple[RunShape, int]] = []
 
     @property
     def exhausted(self) -> bool:
@@ -58,6 +67,24 @@ class Plans:
         plan = self._plan(shape)
         self._known.append((shape, plan))
         return plan
+
+    def about(self, shape: RunShape) -> int:
+        """Returns what a device must have free, for a search."""
+        if self._replay is None:
+            return self.bytes(shape)
+        for known, need in [*((known, plan.bytes) for known, plan in self._known), *self._guessed]:
+            if known is shape or known == shape:
+                return need
+        self._left -= 1
+        need = self._replay(shape, math.inf).bytes
+        self._guessed.append((shape, need))
+        return need
+
+    def checked(self, shape: RunShape, limit: float) -> int:
+        """Returns what a device must have free, traced in each phase that may decide whether it fits `limit`."""
+        if self._replay is None:
+            return self.bytes(shape)
+        return self._replay(shape, limit * (1 - TOLERANCE)).bytes
 
 
 @dataclass(frozen=True)
@@ -114,29 +141,30 @@ def first_change(shape: RunShape, plans: Plans, free: int) -> Change | None:
     for change in _changes(shape, plans.of(shape)):
         if plans.exhausted:
             break
-        needs = plans.bytes(change.shape)
+        needs = plans.about(change.shape)
+        if needs * (1 - TOLERANCE) <= free:
+            needs = plans.bytes(change.shape)
         change = replace(change, needs=needs, brings=now - needs)
         if needs <= free:
             return change
         if change.brings > (best.brings if best else 0):
             best = change
-    return best
+    if best is None:
+        return None
+    needs = plans.bytes(best.shape)
+    return replace(best, needs=needs, brings=now - needs)
 
 
 def largest(shape: RunShape, plans: Plans, free: int) -> Largest:
     """Returns the most rows per device, tokens per completion and completions per prompt that fit, each by itself."""
     preferences = shape.algorithm in PREFERENCES
     rows = shape.microbatch_rows // (2 if preferences else 1)
+    tokens, group = shape.completion_length // 16, shape.num_generations
     groups = not preferences and shape.algorithm != "ppo"
     return Largest(
-        _most(1, rows, MOST_ROWS, lambda n: plans.bytes(with_rows(shape, n)), free),
-        16
-        * _most(
-            1, shape.completion_length // 16, LONGEST // 16, lambda n: plans.bytes(_with_length(shape, 16 * n)), free
-        ),
-        _most(2, shape.num_generations, MOST_GROUP, lambda n: plans.bytes(with_group(shape, n)), free)
-        if groups
-        else None,
+        _most(1, rows, MOST_ROWS, lambda n: with_rows(shape, n), plans, free),
+        16 * _most(1, tokens, LONGEST // 16, lambda n: _with_length(shape, 16 * n), plans, free),
+        _most(2, group, MOST_GROUP, lambda n: with_group(shape, n), plans, free) if groups else None,
         chunk_for(shape, plans, free),
     )
 
@@ -147,8 +175,7 @@ def chunk_for(shape: RunShape, plans: Plans, free: int, spare: float = 0.0) -> i
         return None
     group = max(1, shape.num_generations)
     now, groups = shape.chunk_rows // group, max(1, shape.round_rows // group)
-    needs = lambda n: plans.bytes(replace(shape, chunk_rows=n * group))  # noqa: E731
-    return group * _most(1, now, groups, needs, free * (1 - spare))
+    return group * _most(1, now, groups, lambda n: replace(shape, chunk_rows=n * group), plans, free * (1 - spare))
 
 
 def with_rows(shape: RunShape, rows: int) -> RunShape:
@@ -171,24 +198,30 @@ def _with_length(shape: RunShape, tokens: int) -> RunShape:
     return replace(shape, completion_length=tokens)
 
 
-def _most(least: int, now: int, most: int, needs: Callable[[int], int], limit: float) -> int:
+def _most(least: int, now: int, most: int, changed: Callable[[int], RunShape], plans: Plans, limit: float) -> int:
     """
     Returns the largest number of at most `most` that fits, to a sixteenth, for needs that only grow; 0 if `least` does
     not fit.
 
     Needs are almost straight lines, so each next number is where the line through the nearest two known ones ends.
     """
-    known = {number: needs(number) for number in {least, max(least, min(now, most))}}
-    if known[least] > limit:
-        return 0
+    known = {number: plans.about(changed(number)) for number in {least, max(least, min(now, most))}}
     for _ in range(MOST_GUESSES):
-        low = max(number for number, need in known.items() if need <= limit)
+        low = max((number for number, need in known.items() if need <= limit), default=0)
         high = min((number for number, need in known.items() if need > limit), default=most + 1)
-        if high - low <= max(1, low // 16):
+        if high - low <= max(1, low // 16) or low == 0:
             break
         guess = _on_line(known, low, high, limit)
-        known[guess] = needs(guess)
-    return max(number for number, need in known.items() if need <= limit)
+        known[guess] = plans.about(changed(guess))
+    return _largest_checked(known, lambda number: plans.checked(changed(number), limit), limit)
+
+
+def _largest_checked(known: dict[int, int], needs: Callable[[int], int], limit: float) -> int:
+    """Returns the largest known number that fits beyond a search's doubt, or 0."""
+    for number in sorted(known, reverse=True):
+        if known[number] <= limit and needs(number) <= limit:
+            return number
+    return 0
 
 
 def _on_line(known: dict[int, int], low: int, high: int, limit: float) -> int:

@@ -4,12 +4,14 @@ The memory that a run needs, phase by phase.
 Passes of the model are traced in `traced_step`; what stands beside them is counted here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .memory_plan import Item, MemoryPlan, Phase
 from .optimizer_state import is_known, state_bytes, step_bytes
+from .replayed import ReplayedModel
 from .run_shape import RunShape
-from .traced_step import Pass, TracedModel
+from .traced_step import Pass
 from .tracker import Live
 
 
@@ -18,11 +20,15 @@ CONTEXT = int(0.5 * 2**30)
 FRAGMENTATION = 0.05
 
 _DEEPEST = 64
-_MODELS: dict[str, TracedModel] = {}
+_MODELS: dict[str, ReplayedModel] = {}
 
 
 def plan_memory(
-    shape: RunShape, device: str = "cuda", card_bytes: int | None = None, context: int | None = None
+    shape: RunShape,
+    device: str = "cuda",
+    card_bytes: int | None = None,
+    context: int | None = None,
+    traced_from: float = 0.0,
 ) -> MemoryPlan:
     """
     Returns the memory of a run on one device, phase by phase.
@@ -37,12 +43,14 @@ def plan_memory(
             Memory of the card, of which vLLM takes its share; without it, vLLM counts as nothing.
         context (`int`, *optional*):
             Bytes that a device loses to its context. Defaults to 0.5 GiB on a GPU.
+        traced_from (`float`, *optional*, defaults to `0.0`):
+            Phases that need fewer bytes may be replayed from traces of other sizes; by default none is.
     """
     traced = _traced_model(shape)
-    return _Planner(shape, traced, device, card_bytes, context).plan()
+    return _Planner(shape, traced, device, card_bytes, context, traced_from).plan()
 
 
-def _traced_model(shape: RunShape) -> TracedModel:
+def _traced_model(shape: RunShape) -> ReplayedModel:
     # Everything that a pass depends on beside its rows and columns
     key = replace(
         shape, model_config=None, lora=None, prompt_length=0, completion_length=0, round_rows=0, chunk_rows=0,
@@ -54,30 +62,41 @@ def _traced_model(shape: RunShape) -> TracedModel:
     if name not in _MODELS:
         if len(_MODELS) >= _DEEPEST:
             _MODELS.clear()
-        _MODELS[name] = TracedModel(shape)
+        _MODELS[name] = ReplayedModel(shape)
     return _MODELS[name]
 
 
 @dataclass(frozen=True)
 class _Planner:
     shape: RunShape
-    traced: TracedModel
+    traced: ReplayedModel
     device: str
     card_bytes: int | None
     context: int | None
+    traced_from: float = 0.0
+    replays: bool = False
 
     def plan(self) -> MemoryPlan:
-        shape = self.shape
-        phases = [Phase("load", self._loading())]
-        if shape.round_rows and shape.vllm_share is None and shape.chunk_rows:
-            phases.append(Phase("generate", self._held() + self._generation()))
-        elif shape.round_rows and shape.vllm_share is not None:
-            phases.append(Phase("generate", self._held()))
-        if shape.scoring_rows:
-            phases.append(Phase("score", self._held() + self._scoring()))
-        phases.append(self._update())
         fragmentation = 0.0 if self.device == "cpu" else FRAGMENTATION
+        replaying = replace(self, replays=self.traced_from > 0)
+        phases = []
+        for build in self._phases():
+            phase = build(replaying)
+            if replaying.replays and phase.bytes * (1 + fragmentation) >= self.traced_from:
+                phase = build(self)
+            phases.append(phase)
         return MemoryPlan(tuple(phases), fragmentation, tuple(self._modelled()))
+
+    def _phases(self) -> list[Callable[["_Planner"], Phase]]:
+        shape = self.shape
+        phases: list[Callable[[_Planner], Phase]] = [lambda one: Phase("load", one._loading())]
+        if shape.round_rows and shape.vllm_share is None and shape.chunk_rows:
+            phases.append(lambda one: Phase("generate", one._held() + one._generation()))
+        elif shape.round_rows and shape.vllm_share is not None:
+            phases.append(lambda one: Phase("generate", one._held()))
+        if shape.scoring_rows:
+            phases.append(lambda one: Phase("score", one._held() + one._scoring()))
+        return [*phases, _Planner._update]
 
     # What lies in memory all the time
 
@@ -178,7 +197,8 @@ class _Planner:
         return Phase("update", held + tuple(item for item in larger if item.bytes))
 
     def _peak(self, kind: str, rows: int, prompt: int, completion: int, accumulates: bool = False) -> Live:
-        return self.traced.peak(Pass(kind, rows, prompt, completion, self.device, accumulates))
+        one = Pass(kind, rows, prompt, completion, self.device, accumulates)
+        return self.traced.replayed_peak(one) if self.replays else self.traced.peak(one)
 
     def _modelled(self) -> list[str]:
         shape = self.shape
