@@ -2,9 +2,11 @@
 
 import itertools
 import logging
+from contextlib import nullcontext
 
 import pytest
 import torch
+from accelerate import PartialState
 from trl.models.activation_offloading import OffloadActivations
 
 from allocator import allocations
@@ -137,3 +139,10 @@ def test_the_weights_of_a_critic_are_no_activations(tmp_path, monkeypatch, peft_
     for model in (trainer.model, trainer.critic.model):
         for name, parameter in model.named_parameters():
             assert parameter.untyped_storage().data_ptr() in manager.param_storages, name
+
+
+def test_a_run_on_the_cpu_of_a_machine_with_a_card_offloads_nothing(monkeypatch, caplog):
+    PartialState()
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert isinstance(offloading.offloading(torch.nn.Linear(1, 1), True, on_cpu=True), nullcontext)
+    assert "has no effect on a CPU" in caplog.text

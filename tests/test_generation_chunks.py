@@ -1,6 +1,7 @@
 """Bounded calls of `generate`, and prompts that are read once: the same completions, less memory."""
 
 import inspect
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from tiny import (
 )
 from trl_dapo import DAPOConfig, DAPOTrainer, GRPOConfig, GRPOTrainer, PPOConfig, PPOTrainer
 from trl_dapo.dapo.sampling.refill import largest_round
+from trl_dapo.grpo.generation_calls import check_sharded_calls
 from trl_dapo.rollouts.chunks import ChunkSize, are_groups, in_chunks
 from trl_dapo.rollouts.shared_prefill import distinct_prompts, sharing_prompts
 
@@ -411,3 +413,42 @@ def test_rounds_that_cannot_fill_a_batch_are_refused(tmp_path):
     for value in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="max_round_batches"):
             tiny_args(tmp_path, cls=DAPOConfig, max_round_batches=value)
+
+
+# ------------------------------------------------------------------------------------------------------------ details
+
+
+@pytest.mark.parametrize(("pad", "ends", "filled"), [(7, 9, 7), (None, 9, 9), (None, [8, 9], 8), (None, None, 0)])
+def test_shorter_chunks_are_padded_as_generate_pads(pad, ends, filled):
+    PartialState()
+
+    class Model(torch.nn.Module):
+        def generate(self, input_ids, attention_mask, generation_config):
+            # As many new tokens as the prompt says
+            return torch.cat([input_ids, torch.full((len(input_ids), int(input_ids[0, 0])), 5)], dim=1)
+
+    model, ids = Model(), torch.tensor([[1], [3]])
+    config = GenerationConfig(max_new_tokens=4, pad_token_id=pad, eos_token_id=ends)
+    with in_chunks(model, ChunkSize(1, None, 1)):
+        found = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    assert found.tolist() == [[1, 5, filled, filled], [3, 5, 5, 5]]
+
+
+def sharded(**fields):
+    settings = {"fsdp": None, "deepspeed": None, "generation_chunk_size": None, "max_tokens_per_generation_call": None}
+    return SimpleNamespace(**{**settings, **fields})
+
+
+@pytest.mark.parametrize("way", ["fsdp", "deepspeed"])
+def test_bounds_by_which_processes_call_a_sharded_model_unequally_are_refused(way):
+    with pytest.raises(ValueError, match="is called by all processes together"):
+        check_sharded_calls(sharded(**{way: "on"}, max_tokens_per_generation_call=100), has_turns=False)
+    with pytest.raises(ValueError, match="generation_chunk_size=4 with tools or environments"):
+        check_sharded_calls(sharded(**{way: "on"}, generation_chunk_size=4), has_turns=True)
+    check_sharded_calls(sharded(**{way: "on"}, generation_chunk_size=4), has_turns=False)
+    check_sharded_calls(sharded(**{way: "on"}), has_turns=True)
+
+
+def test_a_model_that_is_whole_in_each_process_takes_any_bound():
+    check_sharded_calls(sharded(generation_chunk_size=4), has_turns=True)
+    check_sharded_calls(sharded(max_tokens_per_generation_call=100), has_turns=True)

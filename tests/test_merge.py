@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -558,3 +559,23 @@ def test_special_tokens_are_written_once():
     (row,) = encoded(tokenizer, ["1"])["input_ids"].tolist()
     assert row[0] == first
     assert len(row) == 2
+
+
+@pytest.mark.parametrize(("ends", "counted"), [(9, 3), ([8, 9], 2), (None, 5)])
+def test_a_model_is_compared_up_to_its_end_token(ends, counted):
+    # It answers 5 8 9 0 0: up to the first end token, that one included
+    class Model:
+        device = "cpu"
+        generation_config = SimpleNamespace(eos_token_id=ends)
+
+        def generate(self, input_ids, **kwargs):
+            return torch.cat([input_ids, torch.tensor([[5, 8, 9, 0, 0]])], dim=1)
+
+        def __call__(self, input_ids, **kwargs):
+            return SimpleNamespace(logits=torch.zeros(*input_ids.shape, 120))
+
+    asked = ask(Model(), tiny_tokenizer(), ["1+2="])
+    length = asked.input_ids.size(1) - 5
+    assert asked.completion_mask.nonzero()[:, 1].tolist() == [length - 1 + place for place in range(counted)]
+    assert len(asked.outputs) == counted
+    assert asked.attention_mask[0, length:].tolist() == [1] * counted + [0] * (5 - counted)

@@ -200,3 +200,15 @@ def test_a_trainer_tries_another_cache_once(tmp_path, caplog):
     trainer._generate(rows)
     assert reads.rows == [1, *[4] * 8]
     assert len([one for one in caplog.messages if "prefill_once=True has no effect" in one]) == 1
+
+
+@torch.no_grad()
+def test_beside_a_prompt_of_one_token_nothing_is_shared():
+    # Up to its last token it has none, and a row without a token to attend to has no keys that mean anything
+    model = made("llama", GROUPED)
+    asked = given()
+    asked["input_ids"][:GROUP, :-1], asked["attention_mask"][:GROUP, :-1] = 0, 0
+    ordinary = model.generate(**asked)
+    reads = Reads(model)
+    assert torch.equal(sharing_prompts(model, model.generate, lambda: None)(**asked), ordinary)
+    assert reads.rows == [9]
