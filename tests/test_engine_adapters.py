@@ -1,7 +1,6 @@
 """What of an adapter reaches an engine: the policy's alone, all that it computes, or a refusal by name."""
 
 import logging
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from trl_dapo import GRPOTrainer, PPOConfig, PPOTrainer
 from trl_dapo.rollouts import dense_engine
 from trl_dapo.rollouts.dense_engine import DenseSync
 from trl_dapo.rollouts.engine_settings import EngineSettings
-from trl_dapo.rollouts.saved_adapter import adapter_version, saved_adapter
 from trl_dapo.rollouts.servable import policy_adapter
 
 
@@ -230,90 +228,3 @@ def test_only_the_policy_of_ppo_reaches_the_engine(tmp_path, monkeypatch):
     held = dict(model.named_parameters())
     for name, weight in NotesFolders.seen[-1][1].items():
         torch.testing.assert_close(weight, held[name.replace(".weight", ".default.weight")].detach(), atol=0, rtol=0)
-
-
-# The folder
-
-
-class FailsLater(NotesFolders):
-    def _add_lora(self, lora_request):
-        found = super()._add_lora(lora_request)
-        if len(NotesFolders.seen) == 2:
-            raise RuntimeError("the engine fails")
-        return found
-
-
-def left_in(folder):
-    return sorted(path.name for path in folder.glob("trl-dapo-adapter-*"))
-
-
-@pytest.mark.parametrize("engine", [NotesFolders, FailsLater])
-def test_the_folder_of_an_adapter_is_gone_after_each_sync(tmp_path, monkeypatch, engine):
-    stand_in_engine.install(monkeypatch, engine)
-    NotesFolders.seen = []
-    place = tmp_path / "temporary"
-    place.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
-    if engine is FailsLater:
-        with pytest.raises(RuntimeError, match="the engine fails"):
-            go(tmp_path)
-    else:
-        go(tmp_path)
-    assert len(NotesFolders.seen) == 2
-    assert all(folder.is_relative_to(place) and not folder.exists() for _, _, folder in NotesFolders.seen)
-    assert left_in(place) == []
-
-
-def adapted(folder):
-    torch.manual_seed(0)
-    return get_peft_model(tiny_model(tiny_tokenizer()), tiny_lora(init_lora_weights=False))
-
-
-def test_a_temporary_folder_that_cannot_be_made_is_said_with_a_way_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
-    with (
-        pytest.raises(RuntimeError, match=r"adapter for vLLM, 0\.0 MiB, cannot be written .*absent.*Set .*TMPDIR"),
-        saved_adapter(adapted(tmp_path), "default"),
-    ):
-        pass
-
-
-def test_a_full_disk_leaves_no_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-    def full(tensors, path):
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("trl_dapo.rollouts.saved_adapter.save_file", full)
-    with (
-        pytest.raises(RuntimeError, match=r"cannot be written .*No space left on device.*TMPDIR"),
-        saved_adapter(adapted(tmp_path), "default"),
-    ):
-        pass
-    assert left_in(tmp_path) == []
-
-
-def test_an_error_of_the_engine_is_not_one_of_the_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(OSError, match="by the engine"), saved_adapter(adapted(tmp_path), "default"):
-        raise OSError("raised by the engine")
-    assert left_in(tmp_path) == []
-
-
-def test_the_version_of_an_adapter_changes_with_each_weight_and_nothing_else():
-    model = get_peft_model(tiny_model(tiny_tokenizer()), tiny_lora(init_lora_weights=False))
-    model.add_adapter("other", tiny_lora(init_lora_weights=False))
-    seen = {adapter_version(model, "default")}
-    for name, parameter in model.named_parameters():
-        if ".default." in name:
-            with torch.no_grad():
-                # The least change that float32 has of one entry
-                flat = parameter.view(-1)
-                flat[3] = torch.nextafter(flat[3], torch.tensor(9.0))
-            assert adapter_version(model, "default") not in seen
-            seen.add(adapter_version(model, "default"))
-        else:
-            with torch.no_grad():
-                parameter.mul_(1.5)
-            assert adapter_version(model, "default") in seen

@@ -144,6 +144,15 @@ def test_an_adapter_that_is_zero_is_no_alarm(monkeypatch):
     assert check.difference(Engine(check._trainer_logps().tolist())) < 1e-6
 
 
+def test_a_policy_that_float32_does_not_tell_from_the_base_is_no_alarm(policy):
+    check = check_of(policy, Limits(0.2, 0.25))
+    held = check._trainer_logps()
+    base = held.clone()
+    base[::8] += 1e-6  # a mean difference of about 1e-7
+    check._base = base
+    assert 0 < check.difference(Engine(base.tolist())) < 1e-6
+
+
 def test_the_request_reaches_the_engine(policy):
     check = check_of(policy, Limits(0.2, 0.25))
     engine = Engine(check._trainer_logps().tolist())

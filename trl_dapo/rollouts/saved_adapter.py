@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from copy import copy
 from pathlib import Path
 
 import torch
@@ -61,8 +60,6 @@ def _write(model: PeftModel, name: str, weights: dict[str, torch.Tensor], parent
         {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()},
         unfinished / "adapter_model.safetensors",
     )
-    config = copy(model.peft_config[name])
-    config.inference_mode = True
-    config.save_pretrained(str(unfinished))
+    model.peft_config[name].save_pretrained(str(unfinished))
     os.replace(unfinished, folder)
     return str(folder)
