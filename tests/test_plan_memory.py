@@ -1,5 +1,7 @@
 """Planned memory: sizes by hand, and peaks of passes against what real tensors take."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig
@@ -10,6 +12,7 @@ from trl_dapo.planning.known_models import known_config
 from trl_dapo.planning.memory import plan_memory
 from trl_dapo.planning.optimizer_state import state_bytes, step_bytes
 from trl_dapo.planning.run_shape import RunShape
+from trl_dapo.planning.traced_passes import Pass
 from trl_dapo.planning.traced_step import TracedModel
 from trl_dapo.planning.tracker import LiveBytes
 
@@ -148,6 +151,26 @@ def test_a_critic_is_trained_too():
     assert items["gradients"] >= PARAMETERS
 
 
+def test_a_critic_has_no_head_of_the_vocabulary():
+    untied = config()
+    untied.tie_word_embeddings = False
+    given = RunShape("ppo", untied, critic="model")
+    items = {item.name: item.bytes for item in plan_memory(given, "cpu").phases[0].items}
+    # The policy has a head of 64 x 32 beside its embeddings, the critic one row
+    assert items["weights"] == PARAMETERS + TABLES + 8192
+    assert items["critic"] == PARAMETERS + TABLES + 4 * 32
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kind", "more"), [("dapo", "update", 0), ("dpo", "dpo", 0), ("reward", "reward", 4 * 32)]
+)
+def test_a_pass_leaves_the_gradients_of_all_that_is_trained(algorithm, kind, more):
+    # A reward model's head is a row of 32 more; where gradients lie already, they are added to and none is new
+    given = replace(shape(lora=None), algorithm=algorithm)
+    left = [TracedModel(given).peaks(Pass(kind, 2, 8, 8, "cpu", waits))["end"] for waits in (False, True)]
+    assert [one.gradients for one in left] == [PARAMETERS + more, 0]
+
+
 def test_gradients_wait_where_they_are_accumulated():
     once, twice = (items_of("update", lora=None, microbatches=count) for count in (1, 2))
     assert sum(twice.values()) > sum(once.values())
@@ -197,14 +220,16 @@ def test_live_bytes_counts_a_storage_once_and_until_it_is_gone():
     there = torch.zeros(256)
     with LiveBytes([weight], vocabulary=16) as live:
         live.ignore(there)
-        one = weight + there  # 1024 bytes
+        one = weight.detach() + there  # 1024 bytes
         view = one.detach().view(16, 16)
         assert live.bytes == 1024
         two = view * 2
         del one, view
         assert live.bytes == 1024
         live.enter("second")
+        # Peaks stay when less is alive
         del two
+        live.enter("second")
         assert live.bytes == 0
     assert live.peaks["forward"].bytes == 2048
     # Sixteen columns or more are logits

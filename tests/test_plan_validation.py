@@ -63,7 +63,6 @@ def test_smollm2_in_4_bits_takes_what_was_planned(benchmark, tmp_path):
     )
     model.model.layers = model.model.layers[:6]
     model.config.num_hidden_layers = 6
-    del model.config.quantization_config
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(tmp_path)
     case = benchmark.cases.small("4-bit", four_bit=True, completion=16)
