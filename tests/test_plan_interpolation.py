@@ -210,6 +210,7 @@ def test_answers_are_those_of_traces(name, share):
 def test_questions_of_a_run_that_fits_take_few_traces(traces):
     run = shape(lora=LORA)
     free = int(1.5 * plan_memory(run).bytes)
+    traces.clear()
     answers(run, free, replays=True)
     # Two depths of each: the run's own size, a recording, and the sizes that may decide: of four questions, at most
     # one each. An update of one pass is a kind of its own
@@ -221,6 +222,7 @@ def test_questions_of_a_run_that_fits_take_few_traces(traces):
 
 
 def test_a_phase_that_may_decide_is_traced(traces):
+    memory.reset()
     run = shape(lora=LORA)
     needs = plan_memory(run).bytes
     other = replace(run, microbatch_rows=6, scoring_rows=6)
