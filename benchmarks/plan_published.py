@@ -54,12 +54,12 @@ def published() -> list[Published]:
     """Figures of other people's GPUs."""
     llama3, llama8 = "meta-llama/Llama-3.2-3B", "meta-llama/Llama-3.1-8B"
     qwen2, qwen4, qwen8 = "Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B"
-    # As vLLM reports weights; it quantizes once when it loads
+    # Split as vLLM reports memory. Quantized once is a guess that meets both figures
     once = {"double_quantization": False}
     found = [
-        Published("T4, vLLM, 3B NF4", 2.22, "weights", qlora(llama3, **once), "Llama-3.2-3B, quantized once"),
-        Published("T4, vLLM, 8B NF4", 5.60, "weights", qlora(llama8, **once), "Llama-3.1-8B, quantized once"),
-        Published("T4, vLLM, Qwen3-4B, 16 bits", 7.63, "weights", qlora(qwen4, quantization=None), ""),
+        Published("T4, 3B NF4", 2.22, "weights", qlora(llama3, **once), "Llama-3.2-3B, quantized once"),
+        Published("T4, 8B NF4", 5.60, "weights", qlora(llama8, **once), "Llama-3.1-8B, quantized once"),
+        Published("T4, Qwen3-4B, 16 bits", 7.63, "weights", qlora(qwen4, quantization=None), ""),
     ]
     # TRL's grpo_trl_lora_qlora.ipynb prints `max_memory_reserved`; its system prompt has about 80 tokens
     notebook = (
