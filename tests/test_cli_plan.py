@@ -15,12 +15,13 @@ from transformers import AutoModelForCausalLM
 import stand_in_plan
 from stand_in_plan import MIB
 from tiny import save_tiny_model, tiny_tokenizer
-from trl_dapo.cli import plan_before
+from trl_dapo.cli import plan_before, plan_result
 from trl_dapo.cli.commands import COMMANDS
 from trl_dapo.cli.errors import UsageError
 from trl_dapo.cli.grpo import run_script
 from trl_dapo.cli.main import main
 from trl_dapo.cli.script import parse_words
+from trl_dapo.planning.log_prob_head import NoTracedHead
 from trl_dapo.planning.measured import FILE
 
 
@@ -52,11 +53,12 @@ def workspace(tmp_path, monkeypatch, model_dir):
 def sums(workspace, monkeypatch):
     """Plans whose sums are done in the head, in place of traced ones."""
 
-    def plan_memory(shape, device="cuda", card_bytes=None, context=None):
+    def plan_memory(shape, device="cuda", card_bytes=None, context=None, traced_from=0.0):
         return stand_in_plan.plan(shape)
 
     monkeypatch.setattr("trl_dapo.planning.memory.plan_memory", plan_memory)
     monkeypatch.setattr(plan_before, "plan_memory", plan_memory)
+    monkeypatch.setattr(plan_result, "plan_memory", plan_memory)
 
 
 def settings(name, model):
@@ -396,3 +398,11 @@ def test_a_dry_run_of_the_built_in_task_traces_nothing(workspace, capfd, monkeyp
     monkeypatch.setattr(plan_before, "plan_memory", lambda *args: pytest.fail("traced"))
     assert main(["dapo", "--dry-run"]) == 0
     assert "# memory\nthe built-in model fits on every card" in capfd.readouterr().out
+
+
+def test_a_trl_without_a_head_to_trace_is_one_line(workspace, model_dir, capfd, monkeypatch):
+    def missing(*args, **kwargs):
+        raise NoTracedHead("this TRL has none.\nInstall another.")
+
+    monkeypatch.setattr(plan_result, "plan_memory", missing)
+    assert "this TRL has none" in refused(capfd, "grpo", *write(settings("grpo", model_dir)), "--gpu", "8gb")

@@ -34,6 +34,7 @@ from trl_dapo.host.host_names import (
     FIRST_RELEASE,
     GRPO,
     HEAD_MODULE,
+    HEAD_TILE_ROWS,
     HEAD_TILES,
     INHERITED,
     OTHER_CLASSES,
@@ -462,6 +463,12 @@ def test_the_head_calls_the_functions_that_a_plan_replaces_and_uses_nothing_they
     assert "fold" in alone
     assert set(HEAD_TILES) <= alone | chosen
     assert all(inspect.isfunction(getattr(module, name)) for name in HEAD_TILES)
+
+
+def test_tiles_of_the_head_have_as_many_tokens_as_its_module_says():
+    module = import_module(HEAD_MODULE)
+    assert isinstance(getattr(module, HEAD_TILE_ROWS), int)
+    assert HEAD_TILE_ROWS in inspect.getsource(module.ChunkedLogProbFunction)
 
 
 def _is_statement(node: ast.AST) -> bool:

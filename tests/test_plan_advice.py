@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stand_in_plan import MIB, plan
-from trl_dapo.planning.advice import Plans, chunk_for, first_change, largest, with_group, with_rows
+from trl_dapo.planning.advice import chunk_for, first_change, largest, with_group, with_rows
+from trl_dapo.planning.plans import Plans
 from trl_dapo.planning.run_shape import RunShape
 from trl_dapo.planning.throughput import expected_rounds, forward_equivalents, stated_speeds, step_time
 

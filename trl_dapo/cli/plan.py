@@ -10,7 +10,8 @@ import json
 import logging
 import sys
 import warnings
-from contextlib import redirect_stdout
+from collections.abc import Generator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
         planned, batch = _planned(COMMANDS[name], split_config_flag(words), options)
     if measured is not None and options.report:
         return _print_report(planned, measured, options.json)
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), _traced():
         warnings.simplefilter("ignore")  # of the model's code, which is traced and not run
         result = _result(name, planned, batch, card, measured, options)
     if options.json:
@@ -73,6 +74,16 @@ def main(argv: list[str]) -> int:
 
         print_result(result)
     return result.exit_code
+
+
+@contextmanager
+def _traced() -> Generator[None]:
+    from trl_dapo.planning.log_prob_head import NoTracedHead
+
+    try:
+        yield
+    except NoTracedHead as error:
+        raise UsageError(one_line(error)) from error
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -154,7 +165,7 @@ def _print_report(planned: Any, measured: Any, as_json: bool) -> int:
 
     from .plan_report import compared, report_dict, report_lines
 
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), _traced():
         rows = compared(plan_memory(planned.shape, device=measured.device), measured)
     print(json.dumps(report_dict(rows, measured), indent=2) if as_json else "\n".join(report_lines(rows, measured)))
     return 0

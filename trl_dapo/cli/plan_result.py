@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from trl_dapo.planning.advice import MOST_PLANS, Change, Largest, Plans, chunk_for, first_change, largest
+from trl_dapo.planning.advice import Change, Largest, chunk_for, first_change, largest
 from trl_dapo.planning.cards import Card, sizes
 from trl_dapo.planning.memory import plan_memory
 from trl_dapo.planning.memory_plan import MemoryPlan
+from trl_dapo.planning.plans import MOST_PLANS, Plans
 from trl_dapo.planning.throughput import StepTime
 
 from .plan_shape import Planned

@@ -301,6 +301,8 @@ OTHER_CLASSES = {
 # such module, and no plan.
 HEAD_MODULE = "trl.kernels.chunked_logprob"
 HEAD_TILES = ("_forward_tile", "_backward_tile", "_addmm_fp32")
+# Tokens of a tile
+HEAD_TILE_ROWS = "TOKEN_CHUNK_SIZE"
 
 # ----------------------------------------------------------------------- how values pass between the methods of GRPO
 

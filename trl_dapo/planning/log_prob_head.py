@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import torch
 
-from trl_dapo.host.host_names import HEAD_MODULE, HEAD_TILES, TESTED
+from trl_dapo.host.host_names import HEAD_MODULE, HEAD_TILE_ROWS, HEAD_TILES, TESTED
 
 
 class NoTracedHead(RuntimeError):
@@ -61,6 +61,18 @@ def completion_log_probs(model: Any, hidden: torch.Tensor, ids: torch.Tensor, pr
     targets = ids[:, prompt:].reshape(-1)
     function = chunked.ChunkedLogProbFunction
     return function.apply(scored, head.weight, head.bias, targets, 1.0, TILE, None, 1.0, _ONLINE)[0]
+
+
+def tile_rows() -> int:
+    """Returns how many tokens a tile of the head has."""
+    return getattr(_chunked(), HEAD_TILE_ROWS)
+
+
+@contextmanager
+def tiles_of(rows: int) -> Generator[None]:
+    """Lets a tile of the head have that many tokens."""
+    with patch.object(_chunked(), HEAD_TILE_ROWS, rows):
+        yield
 
 
 @contextmanager

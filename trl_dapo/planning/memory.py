@@ -11,7 +11,7 @@ from .memory_plan import Item, MemoryPlan, Phase
 from .optimizer_state import is_known, state_bytes, step_bytes
 from .replayed import ReplayedModel
 from .run_shape import RunShape
-from .traced_step import Pass
+from .traced_passes import Pass
 from .tracker import Live
 
 

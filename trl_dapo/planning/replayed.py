@@ -11,24 +11,19 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
-from trl.kernels import chunked_logprob
 
-from . import traced_step
+from .log_prob_head import TILE, tile_rows, tiles_of
 from .run_shape import RunShape
-from .traced_step import DEPTHS, Pass, TracedModel
+from .traced_passes import Pass
+from .traced_step import DEPTHS, TracedModel
 from .tracker import Live, LiveBytes
 
 
 # A replay that misses a trace by more is not used
 TOLERANCE = 0.01
-
-_TILE = chunked_logprob.TOKEN_CHUNK_SIZE
-# Columns of a tile of the head
-_WIDE = 2**15
 
 
 @dataclass(frozen=True)
@@ -53,13 +48,14 @@ class Sizes:
         columns, tokens = one.prompt + one.completion, one.rows * one.completion
         known = {self.rows: one.rows, self.prompt: one.prompt}
         if one.completion:
+            tile = tile_rows()
             known |= {
                 self.completion: one.completion,
                 self.prompt + self.completion: columns,
                 self.prompt + self.completion - 1: columns - 1,
-                self.tile: min(tokens, _TILE),
+                self.tile: min(tokens, tile),
                 # The second tile of a longer pass is full, and no later one is larger
-                self.rows * self.completion - self.tile: min(max(0, tokens - _TILE), _TILE),
+                self.rows * self.completion - self.tile: min(max(0, tokens - tile), tile),
             }
         return known
 
@@ -201,16 +197,13 @@ class ReplayedModel(TracedModel):
             recorders.append(Recorder(*args))
             return recorders[0]
 
-        with (
-            patch.object(traced_step, "LiveBytes", recorder),
-            patch.object(chunked_logprob, "TOKEN_CHUNK_SIZE", sizes.tile),
-        ):
-            self._traced(one, depth)
+        with tiles_of(sizes.tile):
+            self._traced(one, depth, recorder)
         return recorders[0].events
 
     def _model_sizes(self, depth: int) -> Iterator[int]:
         config = self._shape.model_config.get_text_config()
-        yield config.vocab_size % _WIDE
+        yield config.vocab_size % TILE
         for parameter in self._model(depth).parameters():
             yield from parameter.shape
 

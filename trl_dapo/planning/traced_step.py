@@ -5,6 +5,7 @@ A pass is traced with few layers, of which two depths tell what a layer more cos
 Its peaks are told apart by segment, since each grows with the layers in its own way.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import cache
@@ -77,7 +78,7 @@ class TracedModel:
             if name in low
         }
 
-    def _traced(self, one: Pass, layers: int) -> dict[str, Live]:
+    def _traced(self, one: Pass, layers: int, count: Callable[..., LiveBytes] = LiveBytes) -> dict[str, Live]:
         model = self._model(layers)
         shape = self._shape
         parameters = list(model.parameters())
@@ -92,7 +93,7 @@ class TracedModel:
                 parameter.grad = None
                 if one.accumulates and parameter.requires_grad:
                     parameter.grad = torch.empty_like(parameter)
-            live = stack.enter_context(LiveBytes(parameters, wide))
+            live = stack.enter_context(count(parameters, wide))
             before = sum(live.ignore(parameter.grad) for parameter in parameters if parameter.grad is not None)
             stack.enter_context(autocast)
             if shape.activation_offloading and one.kind in ("update", "dpo", "critic", "reward"):
