@@ -33,12 +33,15 @@ FOLDERS = (
     "grpo",
     "dapo",
     "ppo",
+    "monitor",
+    "view",
     "arena",
     "verification",
     "planning",
     "export",
     "demo",
     "ablation",
+    "rewind",
     "cli",
 )
 
