@@ -286,7 +286,7 @@ OTHER_CLASSES = {
         called={"training_step": Arguments(("self", "model", "inputs", "num_items_in_batch"))},
     ),
     "trl.trainer.base_trainer._BaseTrainer": Names(
-        called={"create_model_card": Arguments(("self",), ("model_name", "dataset_name", "tags"))},
+        overridden={"create_model_card": ("self", "model_name", "dataset_name", "tags")},
     ),
     # Replaced while an adapter is saved: its card says nothing, and is written into that of a person
     "peft.peft_model.PeftModel": Names(called={"create_or_update_model_card": Arguments(("self", "output_dir"))}),
