@@ -5,13 +5,17 @@ from dataclasses import replace
 from io import StringIO
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from trl_dapo.arena import ArenaScore
+from trl_dapo.cli.demo import eval_every
 from trl_dapo.cli.main import main
 from trl_dapo.demo import Point, RunResult, run_method
-from trl_dapo.demo.display import examples, line, numbers, shown, sparkline, trend
-from trl_dapo.demo.report import mean_with_interval, result_table, verdict, write_curves
+from trl_dapo.demo.curves import Curve, generated_curve, held_out_curve, mean_curve
+from trl_dapo.demo.display import binned, examples, line, numbers, shown, sparkline, trend
+from trl_dapo.demo.report import mean_with_interval, panels, result_table, verdict, write_curves
 from trl_dapo.demo.run import DAPO, GRPO, Example
 
 
@@ -106,7 +110,40 @@ def test_trend_compares_the_last_five_rollouts_with_those_before():
     # before: 0.1 .. 0.5 (mean 0.3), last five: 0.6 .. 1.0 (mean 0.8)
     points = [replace(POINT, accuracy=value / 10) for value in range(1, 11)]
     assert trend(points) == pytest.approx(0.5)
-    assert trend(points[:5]) == 0.0
+    assert "accuracy 1.000 (+0.500 in 5 rollouts)" in line("DAPO", 3, 1024, points)
+
+
+@pytest.mark.parametrize("rollouts", [1, 5, 9])
+def test_no_trend_is_shown_where_there_is_none(rollouts):
+    points = [replace(POINT, accuracy=0.1 * n) for n in range(rollouts)]
+    assert trend(points) is None
+    assert "(" not in line("DAPO", 3, 1024, points)
+    console = Console(file=StringIO(), width=100)
+    console.print(numbers(points))
+    assert "+0.000" not in console.file.getvalue()
+
+
+def test_a_long_run_is_shown_from_its_beginning():
+    # 100 values in 4 parts of 25: means of 0..24, 25..49, 50..74, 75..99
+    assert binned([float(n) for n in range(100)], 4) == [12.0, 37.0, 62.0, 87.0]
+    assert binned([0.1, 0.2], 4) == [0.1, 0.2]
+    assert len(binned([1.0] * 7, 3)) == 3
+
+
+@pytest.mark.parametrize("width", [80, 160])
+@pytest.mark.parametrize("rollouts", [1, 12, 130])
+def test_the_panel_fits_its_terminal(width, rollouts):
+    console = Console(file=StringIO(), force_terminal=True, width=width, color_system=None)
+    points = [replace(POINT, rollout=n, completions=128 * n) for n in range(1, rollouts + 1)]
+    with shown(console, "DAPO", seed=0, budget=16384) as listener:
+        for point in points:
+            listener(point)
+    # The last frame: a title, a bar, five numbers, two examples and the frame's end. Nothing is wrapped
+    text = console.file.getvalue()
+    frame = text[text.rindex("training DAPO") :].splitlines()
+    assert len([one for one in frame if "│" in one]) == 8
+    assert "accuracy" in frame[2]
+    assert len(frame[2]) == width
 
 
 def test_sparkline_spans_its_range():
@@ -143,9 +180,94 @@ def test_table_has_start_and_both_methods():
         assert cell in output
 
 
-def test_curves_are_a_picture(tmp_path):
-    write_curves(tmp_path / "curves.png", [result("GRPO", 0, 0.5), result("DAPO", 0, 0.6)])
+def run_of(name: str, seed: int, curve: list[tuple[int, float, float | None]], end: float) -> RunResult:
+    """A run of rollouts (completions at the end, accuracy, held-out accuracy)."""
+    points = [replace(POINT, completions=at, accuracy=accuracy, held_out=held) for at, accuracy, held in curve]
+    return replace(result(name, seed, end), completions=curve[-1][0], curve=points)
+
+
+def test_curves_begin_with_the_warm_start():
+    run = run_of("DAPO", 0, [(100, 0.2, 0.3), (250, 0.4, None), (400, 0.6, 0.7)], end=0.8)
+    # The completions of a rollout are of the policy before it: the first of them are the warm start's, at 0
+    generated = generated_curve(run, lambda point: point.accuracy)
+    assert (generated.completions, generated.values) == ((0.0, 100.0, 250.0), (0.2, 0.4, 0.6))
+    # The last measurement on the way is at the end, where the final score is of more prompts
+    held_out = held_out_curve(run, start=0.25)
+    assert (held_out.completions, held_out.values) == ((0.0, 100.0, 400.0), (0.25, 0.3, 0.8))
+
+
+def test_a_run_of_one_rollout_has_a_point_in_each_panel():
+    run = run_of("DAPO", 0, [(128, 0.2, None)], end=0.3)
+    for title, curve_of in panels(SCORE).items():
+        curve = curve_of(run)
+        assert len(curve.values) >= 1, title
+        assert curve.is_short
+    assert held_out_curve(run, 0.25).values == (0.25, 0.3)
+
+
+def test_seeds_are_a_mean_with_their_range():
+    one, other = Curve((0.0, 100.0, 200.0), (0.0, 1.0, 0.0)), Curve((0.0, 50.0, 150.0), (0.2, 0.4, 0.8))
+    mean = mean_curve([one, other])
+    # It ends at 150, with the shorter one. The first is 0.5 at 50 and at 150, the second 0.6 at 100
+    assert mean.completions == (0.0, 50.0, 100.0, 150.0)
+    assert mean.values == pytest.approx((0.1, 0.45, 0.8, 0.65))
+    assert mean.low == pytest.approx((0.0, 0.4, 0.6, 0.5))
+    assert mean.high == pytest.approx((0.2, 0.5, 1.0, 0.8))
+    assert mean_curve([one]) is one
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(1, 50), st.floats(0, 1)), min_size=1, max_size=6), min_size=2, max_size=4)
+)
+def test_the_mean_lies_within_the_range(runs):
+    curves = []
+    for steps in runs:
+        places = [0.0]
+        for step, _ in steps[1:]:
+            places.append(places[-1] + step)
+        curves.append(Curve(tuple(places), tuple(value for _, value in steps)))
+    mean = mean_curve(curves)
+    assert mean.completions[0] == 0.0
+    for low, value, high in zip(mean.low, mean.values, mean.high, strict=True):
+        assert low - 1e-12 <= value <= high + 1e-12
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_every_panel_of_the_picture_has_lines(tmp_path, monkeypatch, seeds):
+    from matplotlib.figure import Figure
+
+    figures = []
+    save = Figure.savefig
+
+    def noted(figure, *args, **kwargs):
+        figures.append(figure)
+        save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", noted)
+    runs = [run_of(name, seed, [(128, 0.2, None)], end=0.3) for name in ("GRPO", "DAPO") for seed in range(seeds)]
+    write_curves(tmp_path / "curves.png", SCORE, runs)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for axes in figures[0].axes:
+        methods = [one for one in axes.lines if str(one.get_label()).startswith(("GRPO", "DAPO"))]
+        assert len(methods) == 2  # a mean, not a line per seed
+        assert all(len(one.get_xdata()) >= 1 and one.get_marker() == "o" for one in methods)
+        assert len(axes.collections) == (2 if seeds > 1 else 0)
+        assert axes.get_xlim()[1] >= 128
+    labels = figures[0].axes[1].get_legend_handles_labels()[1]
+    assert "warm start, held-out: 0.500" in labels
+    assert ("DAPO" if seeds == 1 else "DAPO, mean and range of 3 seeds") in labels
+
+
+def test_unequal_completions_are_told():
+    grpo, dapo = result("GRPO", 0, 0.5), result("DAPO", 0, 0.6)
+    assert "at equal completions" in verdict([grpo, replace(dapo, completions=1034)])
+    told = verdict([replace(grpo, completions=256), replace(dapo, completions=176)])
+    assert "at 176 and 256 completions, since a run ends with a whole rollout" in told
+
+
+def test_short_runs_are_measured_on_the_way_too():
+    # 16384 completions are 128 rollouts, measured every 8th; 1024 are 8, measured each
+    assert [eval_every(n) for n in (128, 1024, 2048, 8192, 16384, 10**6)] == [1, 1, 2, 8, 8, 8]
 
 
 def test_command_writes_table_curves_and_numbers(tmp_path, capsys):

@@ -17,6 +17,7 @@ from .folders import check_folder
 
 DEFAULT_BUDGET = 16384
 EVAL_EVERY = 8
+COMPLETIONS_OF_A_ROLLOUT = 128
 FILE_WIDTH = 120
 # NumPy's generator takes 32 bits
 MAX_SEED = 2**32
@@ -79,7 +80,7 @@ def _run(options: argparse.Namespace) -> int:
         # DAPO first: its refills decide how many completions it generates, and GRPO gets the same number
         for method in (DAPO, GRPO):
             with shown(console, method.name, seed, budget) as listener:
-                result = run_method(method, seed, budget, listener, EVAL_EVERY, learning_rate)
+                result = run_method(method, seed, budget, listener, eval_every(budget), learning_rate)
             console.print(
                 f"{method.name}, seed {seed}: held-out accuracy {result.score.accuracy:.3f} after "
                 f"{result.completions} completions and {result.updates} updates, {result.seconds:.0f} s"
@@ -90,15 +91,20 @@ def _run(options: argparse.Namespace) -> int:
     console.print(result_table(start, results))
     console.print(verdict(results))
     write_json(options.output_dir / "results.json", start, results)
-    write_curves(options.output_dir / "curves.png", results)
+    write_curves(options.output_dir / "curves.png", start, results)
     console.print(f"Curves: {options.output_dir / 'curves.png'}, numbers: {options.output_dir / 'results.json'}")
     return 0
+
+
+def eval_every(completions: int) -> int:
+    """Returns the rollouts between two measurements on held-out prompts: fewer in a short run, so that it has some."""
+    return max(1, min(EVAL_EVERY, completions // (8 * COMPLETIONS_OF_A_ROLLOUT)))
 
 
 def _check(options: argparse.Namespace) -> None:
     if options.seeds < 1:
         raise UsageError(f"--seeds must be at least 1, got {options.seeds}.")
-    if options.completions < 128:
+    if options.completions < COMPLETIONS_OF_A_ROLLOUT:
         raise UsageError(f"--completions must be at least 128, one rollout, got {options.completions}.")
     if not 0 <= options.seed <= MAX_SEED - options.seeds:
         raise UsageError(f"--seed must be between 0 and {MAX_SEED - options.seeds}, got {options.seed}.")

@@ -18,12 +18,14 @@ from accelerate.utils import gather
 from datasets import Dataset, IterableDataset
 
 from ..grpo.trainer import GRPOTrainer, model_name
+from ..host.card_text import Section
 from ..host.fetching import EmptyRows
 from ..host.foreign import check_config
 from ..host.required import required
 from ..host.resume import Parts
 from . import logs
 from .above_symmetric import AboveSymmetric
+from .card import deviations_section, toggles_section, totals_section
 from .config import DAPOConfig
 from .dead_groups import DeadGroupsWarning, shaped_rewards
 from .length_penalty import LISTS, LengthPenalty, add_length_penalty
@@ -217,6 +219,11 @@ class DAPOTrainer(GRPOTrainer):
         switches = ("max_refill_rounds", "token_level_scope", "surplus", *PROMPT_SWITCHES)
         return (*super().settings, *TOGGLES, *switches)
 
+    def card_sections(self) -> list[Section]:
+        waiting = required(self.sampler).surplus.groups
+        own = totals_section(self.tally, self.num_generations, waiting, self.args.dynamic_sampling)
+        return [*super().card_sections(), toggles_section(self.args), own, deviations_section(self.args)]
+
     def own_parts(self) -> Parts:
         return {**super().own_parts(), "surplus": required(self.sampler).surplus}
 
@@ -311,6 +318,7 @@ class DAPOTrainer(GRPOTrainer):
             updates_per_rollout=self.args.updates_between_generations,
             step=self.state.global_step,
         )
+        self.tally.count(metrics)
         self._log_rollout(metrics)
         self._dead_groups.tell(metrics["dapo/dead_groups"], rewards)
         self._log_rollout(self._prompt_metrics())

@@ -4,6 +4,7 @@ Shows a run while it trains: a live panel on a terminal, one line per rollout el
 Completions come from a model, so they are printed as plain text, never as markup.
 """
 
+import itertools
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -19,7 +20,9 @@ from .run import Example, Listener, Point
 
 SPARKS = "▁▂▃▄▅▆▇█"
 TREND_ROLLOUTS = 5
-CURVE_WIDTH = 40
+CURVE_WIDTH, LEAST_CURVE = 60, 10
+# What stands beside a curve, with the frame
+BESIDE_CURVE = 60
 
 
 @contextmanager
@@ -36,15 +39,19 @@ def shown(console: Console, name: str, seed: int, budget: int) -> Generator[List
         return
 
     progress = Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn()
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
     )
+    width = max(LEAST_CURVE, min(CURVE_WIDTH, console.width - BESIDE_CURVE))
     task = progress.add_task(f"{name}, seed {seed}, completions", total=budget)
     with Live(progress, console=console, refresh_per_second=4, transient=True) as live:
 
         def update(point: Point) -> None:
             points.append(point)
             progress.update(task, completed=min(point.completions, budget))
-            live.update(Panel(Group(progress, numbers(points), examples(points[-1])), title=f"training {name}"))
+            live.update(Panel(Group(progress, numbers(points, width), examples(points[-1])), title=f"training {name}"))
 
         yield update
 
@@ -55,16 +62,24 @@ def line(name: str, seed: int, budget: int, points: list[Point]) -> str:
     held_out = "" if last.held_out is None else f"  held-out {last.held_out:.3f}"
     return (
         f"{name} seed {seed}  rollout {last.rollout:3d}  completions {last.completions:5d}/{budget}  "
-        f"accuracy {last.accuracy:.3f} ({trend(points):+.3f})  informative {last.informative:.2f}  "
+        f"accuracy {last.accuracy:.3f}{gain(points)}  informative {last.informative:.2f}  "
         f"entropy {last.entropy:.3f}  length {last.length:4.1f}  refills {last.refill_rounds:.0f}{held_out}"
     )
 
 
-def trend(points: list[Point]) -> float:
-    """Returns the mean accuracy of the last 5 rollouts minus that of the 5 before, or 0.0 without any before."""
+def trend(points: list[Point]) -> float | None:
+    """Returns the mean accuracy of the last 5 rollouts minus that of the 5 before, `None` without as many."""
+    if len(points) < 2 * TREND_ROLLOUTS:
+        return None
     recent = [point.accuracy for point in points[-TREND_ROLLOUTS:]]
-    before = [point.accuracy for point in points[: -len(recent)][-TREND_ROLLOUTS:]]
-    return sum(recent) / len(recent) - sum(before) / len(before) if before else 0.0
+    before = [point.accuracy for point in points[-2 * TREND_ROLLOUTS : -TREND_ROLLOUTS]]
+    return (sum(recent) - sum(before)) / TREND_ROLLOUTS
+
+
+def gain(points: list[Point]) -> str:
+    """Returns the trend in words, nothing where there is none yet."""
+    found = trend(points)
+    return "" if found is None else f" ({found:+.3f} in {TREND_ROLLOUTS} rollouts)"
 
 
 def sparkline(values: list[float]) -> str:
@@ -72,16 +87,25 @@ def sparkline(values: list[float]) -> str:
     return "".join(SPARKS[min(int(value * len(SPARKS)), len(SPARKS) - 1)] for value in values)
 
 
-def numbers(points: list[Point]) -> Table:
-    """Returns the numbers of the last rollout as a table, with the curves so far."""
+def numbers(points: list[Point], width: int = CURVE_WIDTH) -> Table:
+    """Returns the numbers of the last rollout as a table, with the curves of the whole run so far."""
     last = points[-1]
     table = Table.grid(padding=(0, 2))
-    table.add_row("accuracy", f"{last.accuracy:.3f} ({trend(points):+.3f})", _curve([p.accuracy for p in points]))
-    table.add_row("informative groups", f"{last.informative:.0%}", _curve([p.informative for p in points]))
+    accuracy = f"{last.accuracy:.3f}{gain(points)}"
+    table.add_row("accuracy", accuracy, sparkline(binned([p.accuracy for p in points], width)))
+    table.add_row("informative groups", f"{last.informative:.0%}", _curve(points, width))
     table.add_row("entropy", f"{last.entropy:.3f} nats/token", "")
     table.add_row("length", f"{last.length:.1f} tokens, {last.truncated:.0%} truncated", "")
     table.add_row("refill rounds", f"{last.refill_rounds:.0f}", "")
     return table
+
+
+def binned(values: list[float], most: int) -> list[float]:
+    """Returns values as they are, or the means of `most` parts of about the same size where there are more."""
+    if len(values) <= most:
+        return values
+    ends = [len(values) * part // most for part in range(most + 1)]
+    return [sum(values[first:end]) / (end - first) for first, end in itertools.pairwise(ends)]
 
 
 def examples(point: Point) -> Table:
@@ -92,8 +116,8 @@ def examples(point: Point) -> Table:
     return table
 
 
-def _curve(values: list[float]) -> str:
-    return sparkline(values[-CURVE_WIDTH:])
+def _curve(points: list[Point], width: int) -> str:
+    return sparkline(binned([point.informative for point in points], width))
 
 
 def _text(example: Example | None) -> Text:

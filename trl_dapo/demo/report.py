@@ -3,6 +3,7 @@ The result of a comparison: a table, a verdict, a plot of the curves, and the nu
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
@@ -12,7 +13,13 @@ from rich.table import Table
 
 from trl_dapo.arena import ArenaScore
 
+from .curves import Curve, generated_curve, held_out_curve, mean_curve
 from .run import RunResult
+
+
+# Whole rollouts differ by less in a run of the usual length
+NEARLY = 0.02
+COLOURS = {"GRPO": "tab:orange", "DAPO": "tab:blue"}
 
 
 def mean_with_interval(values: list[float]) -> str:
@@ -49,15 +56,22 @@ def verdict(results: list[RunResult]) -> str:
     """Returns the difference between DAPO and GRPO in a sentence, with its interval or a warning that it has none."""
     by_name = {name: [r.score.accuracy for r in results if r.name == name] for name in ("GRPO", "DAPO")}
     difference = fmean(by_name["DAPO"]) - fmean(by_name["GRPO"])
-    seeds = len(by_name["DAPO"])
+    seeds, at = len(by_name["DAPO"]), _at_completions(results)
     if seeds == 1:
         return (
-            f"DAPO - GRPO = {difference:+.3f} at equal completions, from one seed, which says little. "
+            f"DAPO - GRPO = {difference:+.3f} {at}, from one seed, which says little. "
             "`trl-dapo demo --seeds 8` gives an interval."
         )
     paired = [dapo - grpo for dapo, grpo in zip(by_name["DAPO"], by_name["GRPO"], strict=True)]
-    interval = mean_with_interval(paired)
-    return f"DAPO - GRPO = {interval} at equal completions, paired over {seeds} seeds (95 % t-interval)."
+    return f"DAPO - GRPO = {mean_with_interval(paired)} {at}, paired over {seeds} seeds (95 % t-interval)."
+
+
+def _at_completions(results: list[RunResult]) -> str:
+    """Returns at how many completions the two are compared: a run ends with a whole rollout."""
+    by_name = {name: fmean(r.completions for r in results if r.name == name) for name in ("GRPO", "DAPO")}
+    if max(by_name.values()) <= (1 + NEARLY) * min(by_name.values()):
+        return "at equal completions"
+    return f"at {by_name['DAPO']:.0f} and {by_name['GRPO']:.0f} completions, since a run ends with a whole rollout"
 
 
 def write_json(path: Path, start: ArenaScore, results: list[RunResult]) -> None:
@@ -66,30 +80,54 @@ def write_json(path: Path, start: ArenaScore, results: list[RunResult]) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False))
 
 
-def write_curves(path: Path, results: list[RunResult]) -> None:
-    """Writes a PNG of the curves against generated completions. Needs matplotlib."""
+def write_curves(path: Path, start: ArenaScore, results: list[RunResult]) -> None:
+    """
+    Writes a PNG of the curves against generated completions. Needs matplotlib.
+
+    Args:
+        path (`Path`):
+            The file.
+        start ([`ArenaScore`]):
+            Score of the warm start, at which the held-out curves begin.
+        results (`list[RunResult]`):
+            Runs. Several seeds of a method are drawn as their mean, with a band from the smallest to the largest.
+    """
     # Without pyplot there is no window system and no global state
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = {
-        "accuracy of generated completions": lambda point: point.accuracy,
-        "held-out accuracy": lambda point: point.held_out,
-        "share of informative groups": lambda point: point.informative,
-        "entropy (nats per token)": lambda point: point.entropy,
-    }
+    most = max(result.completions for result in results)
     figure = Figure(figsize=(10, 7), layout="constrained")
     FigureCanvasAgg(figure)
-    colours = {"GRPO": "tab:orange", "DAPO": "tab:blue"}
-    for axes, (title, value) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
-        for result in results:
-            points = [(point.completions, value(point)) for point in result.curve if value(point) is not None]
-            if not points:
-                continue
-            label = result.name if result.seed == results[0].seed else None
-            axes.plot(*zip(*points, strict=True), color=colours[result.name], alpha=0.8, label=label)
-        axes.set(title=title, xlabel="completions generated")
+    for axes, (title, curve_of) in zip(figure.subplots(2, 2).flat, panels(start).items(), strict=True):
+        for name in dict.fromkeys(result.name for result in results):
+            runs = [curve_of(result) for result in results if result.name == name]
+            _draw(axes, name, mean_curve(runs), len(runs))
+        if "accuracy" in title:
+            axes.axhline(
+                start.accuracy, color="gray", linestyle=":", label=f"warm start, held-out: {start.accuracy:.3f}"
+            )
+        if not title.startswith("entropy"):
+            axes.set_ylim(-0.02, 1.02)
+        axes.set(title=title, xlabel="completions generated", xlim=(-0.02 * most, 1.02 * most))
         axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend()
+        axes.legend()
     figure.savefig(path, dpi=110)
+
+
+def panels(start: ArenaScore) -> dict[str, Callable[[RunResult], Curve]]:
+    """Returns what each panel of the figure shows of a run, by its title."""
+    return {
+        "accuracy of generated completions": lambda run: generated_curve(run, lambda point: point.accuracy),
+        "held-out accuracy": lambda run: held_out_curve(run, start.accuracy),
+        "share of informative groups": lambda run: generated_curve(run, lambda point: point.informative),
+        "entropy (nats per token)": lambda run: generated_curve(run, lambda point: point.entropy),
+    }
+
+
+def _draw(axes: Any, name: str, curve: Curve, seeds: int) -> None:
+    label = name if seeds == 1 else f"{name}, mean and range of {seeds} seeds"
+    marker = "o" if curve.is_short else None
+    axes.plot(curve.completions, curve.values, color=COLOURS[name], marker=marker, markersize=4, label=label)
+    if curve.low:
+        axes.fill_between(curve.completions, curve.low, curve.high, color=COLOURS[name], alpha=0.2, linewidth=0)

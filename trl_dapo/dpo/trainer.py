@@ -22,6 +22,7 @@ from ..host.checkpoint_seams import CheckpointSeams
 from ..host.compat import DPO_GATHERED, check_host, is_of_a_later_release
 from ..host.finite_weights import FiniteWeights, check_finite_weights, trained_parameters
 from ..host.foreign import check_config
+from ..host.model_card import fields
 from ..host.new_weights import refuse_new, watching_loads
 from ..host.output_folders import check_output_folder, folders_of
 from ..host.preference_rows import check_token_ids, checked_preferences, first_row, report_lengths
@@ -63,6 +64,7 @@ class DPOTrainer(CheckpointSeams, HostTrainer):
 
     args: DPOConfig
     model: Any
+    card_metrics = ("rewards/accuracies",)
 
     def __init__(
         self,
@@ -174,6 +176,10 @@ class DPOTrainer(CheckpointSeams, HostTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         check_finite_weights(trained_parameters(self.model), self.state.global_step)
         super().save_model(output_dir, _internal_call)
+
+    def card_settings(self) -> dict[str, Any]:
+        named = ("beta", "loss_type", "label_smoothing", "max_length", "reference_free")
+        return {**super().card_settings(), **fields(self.args, named)}
 
     def _log_advantages(self, margins_B: torch.Tensor) -> None:
         wrong = int((~margins_B.isfinite()).sum())

@@ -11,7 +11,9 @@ from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from ..host.card_results import CardResult
 from ..host.own_generation import GenerationSettings, check_online, generating_aside, log_aside
+from .card_results import card_results, written_results
 from .judging import as_scorer, name_of
 from .results import ResultsFolder
 from .runner import Problems, make_problems, scored, seeds_of
@@ -105,11 +107,13 @@ class EvaluationCallback(TrainerCallback):
         )
         self._problems = _problems(dataset, scorer)
         self._measured: tuple[int, dict[str, float]] | None = None
+        self._resumed_at = 0
         self.results: dict[int, dict[str, DataSetScore]] = {}
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         """Measures the start of training."""
         self._measured = None
+        self._resumed_at = state.global_step
         self._stand_before_early_stopping()
         if self._at_start and state.global_step == 0:
             self._measure()
@@ -140,6 +144,15 @@ class EvaluationCallback(TrainerCallback):
     def samples(self) -> dict[str, list[Sample]]:
         """Returns completions of the present policy by data set, judged; nothing is logged or written."""
         return {one.name: self._samples(one) for one in self._problems}
+
+    def card_results(self, step: int) -> list[CardResult]:
+        """Returns the newest results that were measured at a step or before, for the model card."""
+        found = card_results(self.results, step)
+        if not found and self._resumed_at:
+            # The run has been here before: what it measured then is in its files
+            folder = Path(self._trainer.args.output_dir) / FOLDER
+            return written_results(folder, min(step, self._resumed_at))
+        return found
 
     def _measure(self) -> dict[str, float]:
         step = self._trainer.state.global_step

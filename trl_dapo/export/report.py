@@ -2,12 +2,26 @@
 What is said about a merge: lines for the terminal, and the model card.
 """
 
+import logging
+import re
 from importlib.metadata import version
+from pathlib import Path
 
+from huggingface_hub import ModelCardData
+
+from ..host.card_base import base_of
+from ..host.card_file import sealed
+from ..host.card_findings import findings_section
+from ..host.card_text import Section, escaped
+from ..host.model_card import TAG, package_lines
+from ..monitor.finding import read_findings
 from .choice import ENOUGH, Candidate, Choice
 from .source import MergeSource
 
 
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = re.compile(r"checkpoint-\d+")
 CALLED = {
     "original": "the original weights",
     "dequantized": "the 4-bit weights that training saw, written out",
@@ -62,23 +76,26 @@ def _candidate(one: Candidate, scores: bool) -> str:
 
 
 def model_card(source: MergeSource, choice: Choice) -> str:
-    """Returns the text of the merged model's card; it names no folders."""
-    taken = choice.taken
-    packages = ", ".join(f"{name} {version(name)}" for name in ("trl_dapo", "trl", "peft", "transformers", "torch"))
-    base = f"base_model: {source.base_called}\n" if "/" in source.base_called else ""
+    """Returns the text of the merged model's card; it names no folders, and tells what the run's diagnosis found."""
+    taken, base = choice.taken, base_of(source.base)
     trained = "in 4 bits" if source.quantization is not None else "not quantized"
     cls = "AutoModelForSequenceClassification" if source.scores else "AutoModelForCausalLM"
-    told = "\n".join(f"- {line}" for line in lines(source, choice)[1:])
-    return f"""---
-{base}library_name: transformers
-tags:
-- trl
-- dapo
+    data = ModelCardData(
+        base_model=base.hub_id,
+        library_name="transformers",
+        pipeline_tag="text-classification" if source.scores else "text-generation",
+        tags=["trl", TAG],
+    )
+    told = "\n".join(f"- {escaped(line)}" for line in lines(source, choice)[1:])
+    found = _findings(source.folder)
+    versions = [f"- {name}: {version(name)}" for name in ("trl", "transformers", "torch")]
+    return sealed(f"""---
+{data.to_yaml()}
 ---
 
 # {source.base_called}, with an adapter merged into it
 
-A LoRA adapter of rank {source.adapter.r}, trained on {source.base_called} ({trained} in training), merged into
+A LoRA adapter of rank {source.adapter.r}, trained on {base} ({trained} in training), merged into
 {CALLED[taken.base]} and stored as {taken.dtype}.
 
 {told}
@@ -90,5 +107,19 @@ model = {cls}.from_pretrained(folder, dtype="{taken.dtype}")
 tokenizer = AutoTokenizer.from_pretrained(folder)
 ```
 
-Merged with {packages}.
-"""
+{"" if found is None else found}
+## Merged with
+
+{chr(10).join([*package_lines(), *versions])}
+""")
+
+
+def _findings(folder: Path) -> Section | None:
+    """Returns what the diagnosis of an adapter's run found, `None` where nothing says it."""
+    of_run = folder.parent if CHECKPOINT.fullmatch(folder.name) else folder
+    try:
+        found = read_findings(of_run)
+    except ValueError as error:
+        logger.warning(f"The model card tells no findings: {error}")
+        return None
+    return findings_section(found) if found else None

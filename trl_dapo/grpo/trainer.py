@@ -24,6 +24,7 @@ from ..host.custom_loss import changed_loss
 from ..host.fetching import FetchedOnce
 from ..host.finite_weights import FiniteWeights
 from ..host.foreign import check_config
+from ..host.model_card import fields
 from ..host.new_weights import refuse_new, watching_loads
 from ..host.output_folders import check_output_folder, folders_of
 from ..host.promotion import promoted
@@ -101,6 +102,7 @@ class GRPOTrainer(Seams):
     """
 
     args: GRPOConfig
+    card_metrics = ("reward",)
 
     # Defaults of the class, as in `Seams`
     reward_timeout: float | None = None
@@ -242,6 +244,12 @@ class GRPOTrainer(Seams):
         return output
 
     # Hooks of the seams
+
+    def card_settings(self) -> dict[str, Any]:
+        named = ("num_generations", "max_completion_length", "temperature", "beta", "loss_type", "scale_rewards")
+        clip = ("epsilon", "epsilon_high", "num_iterations")
+        functions = ", ".join(self.reward_func_names)
+        return {**super().card_settings(), **fields(self.args, (*named, *clip)), "reward functions": functions}
 
     def packs(self) -> bool:
         # Asked at each step: a method can be replaced on the instance, or on a class, at any time

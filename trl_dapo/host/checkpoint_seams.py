@@ -6,6 +6,7 @@ Each method hands over to `checkpoints`, `resume`, `loaded` or `reference`; what
 `super()`.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,16 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from ..qlora.recorded import record_quantization
+from .card_file import write_card
+from .card_text import Section
 from .checkpoints import clear
 from .loaded import check_loaded, training_kept
+from .model_card import Asked, basic_settings, card_of
 from .output_folders import nothing_stale, patterns_of, saved_instead_of
 from .reference import load_reference, save_reference
 from .required import required
 from .resume import checkpoint_to_resume
+from .swapped import swapped
 
 
 Host = Trainer if TYPE_CHECKING else object
@@ -35,12 +40,19 @@ class CheckpointSeams(Host):
     own_files: tuple[str, ...] = ()
     # Folders of the models that training started from
     source_folders: tuple[str, ...] = ()
+    # Task on the Hub, and the metrics of the trainer's own evaluation that a model card tells
+    card_task: str = "text-generation"
+    card_metrics: tuple[str, ...] = ()
+    # The data set that the user named for the card, and the step of the best model once it is loaded
+    _data_set_named: str | None = None
+    _best_step: int | None = None
     _metrics: dict[str, Any]
 
     # Hooks
 
     def run_begins(self, checkpoint: str | None) -> None:
         """Called by `train`, with the checkpoint that it resumes from."""
+        self._best_step = None
         # What a run of the same trainer that was interrupted did not come to log
         self._metrics["train"].clear()
         if checkpoint is not None and hasattr(self, "ref_model"):
@@ -62,6 +74,21 @@ class CheckpointSeams(Host):
 
     def best_is_loaded(self, checkpoint: str) -> None:
         """Called at the end of a run, once the model is that of the best checkpoint."""
+        number = Path(checkpoint).name.rpartition("-")[2]
+        self._best_step = int(number) if number.isdecimal() else None
+
+    def card_settings(self) -> dict[str, Any]:
+        """Returns the settings that a model card tells, by name."""
+        return basic_settings(self)
+
+    def card_sections(self) -> list[Section]:
+        """Returns what else a model card tells of the trainer."""
+        return []
+
+    @property
+    def weights_step(self) -> int:
+        """The optimizer updates that the model has had."""
+        return self.state.global_step if self._best_step is None else self._best_step
 
     # The host's methods
 
@@ -108,12 +135,39 @@ class CheckpointSeams(Host):
         if not self.args.should_save:
             super()._save(folder, *args, **kwargs)
             return
-        is_adapter = isinstance(self.accelerator.unwrap_model(self.model), PeftModel)
+        model = self.accelerator.unwrap_model(self.model)
+        is_adapter = isinstance(model, PeftModel)
         patterns = patterns_of(is_adapter, self.processing_class is not None, self.own_files)
-        with nothing_stale(Path(folder), patterns):
+        # PEFT writes a card with nothing in it, also into one that a person wrote
+        cards = swapped(model, create_or_update_model_card=_no_card) if is_adapter else nullcontext()
+        with nothing_stale(Path(folder), patterns), cards:
             super()._save(folder, *args, **kwargs)
             if is_adapter:
-                record_quantization(Path(folder), self.accelerator.unwrap_model(self.model).get_base_model())
+                record_quantization(Path(folder), model.get_base_model())
+        self._write_card(Path(folder), Asked(dataset_name=self._data_set_named))
+
+    def create_model_card(  # ty: ignore[invalid-method-override]
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """
+        Writes the model card of the run into `output_dir`, unless there is one that a person has written.
+
+        Args:
+            model_name (`str`, *optional*):
+                Name of the model. Defaults to the last part of `hub_model_id` or of `output_dir`.
+            dataset_name (`str`, *optional*):
+                Name of the data set, on the Hub or of a file. Later cards of the run keep it.
+            tags (`str` or `list[str]`, *optional*):
+                Further tags.
+        """
+        self._data_set_named = dataset_name or self._data_set_named
+        if self.is_world_process_zero():
+            self._write_card(Path(self.folder_to_save(None)), Asked(model_name, self._data_set_named, tags))
+
+    def _write_card(self, folder: Path, asked: Asked) -> None:
+        render = super().create_model_card
+        if self.is_world_process_zero():
+            write_card(folder, lambda: card_of(self, render, asked))
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -147,3 +201,7 @@ class CheckpointSeams(Host):
                 super()._load_best_model()
                 check_loaded(model, best, self.also_trained())
         self.best_is_loaded(str(best))
+
+
+def _no_card(*args: Any, **kwargs: Any) -> None:
+    """Takes the place of PEFT's."""

@@ -285,6 +285,11 @@ OTHER_CLASSES = {
     "transformers.trainer.Trainer": Names(
         called={"training_step": Arguments(("self", "model", "inputs", "num_items_in_batch"))},
     ),
+    "trl.trainer.base_trainer._BaseTrainer": Names(
+        overridden={"create_model_card": ("self", "model_name", "dataset_name", "tags")},
+    ),
+    # Replaced while an adapter is saved: its card says nothing, and is written into that of a person
+    "peft.peft_model.PeftModel": Names(called={"create_or_update_model_card": Arguments(("self", "output_dir"))}),
     "transformers.integrations.peft.PeftAdapterMixin": Names(attributes=("_hf_peft_config_loaded",)),
     "transformers.training_args.TrainingArguments": Names(
         attributes=("_n_gpu", "distributed_state"),

@@ -20,6 +20,7 @@ from trl.trainer.utils import disable_dropout_in_model
 from ..grpo.offloading import leave_weights
 from ..grpo.trainer import GRPOTrainer, model_name
 from ..host.finite_weights import Named
+from ..host.model_card import fields
 from ..host.required import required
 from ..host.resume import Parts
 from ..host.state import sequences
@@ -161,6 +162,10 @@ class PPOTrainer(GRPOTrainer):
     def best_is_loaded(self, checkpoint: str) -> None:
         super().best_is_loaded(checkpoint)
         self.critic.load(Path(checkpoint) / critic.VALUE_FOLDER)
+
+    def card_settings(self) -> dict[str, Any]:
+        named = ("critic_learning_rate", "gamma", "lam", "kl_estimator", "cliprange_value", "missing_eos_penalty")
+        return {**super().card_settings(), **fields(self.args, named)}
 
     # A rollout
 

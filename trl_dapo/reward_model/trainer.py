@@ -32,6 +32,7 @@ from ..host.checkpoint_seams import CheckpointSeams
 from ..host.compat import check_host
 from ..host.finite_weights import FiniteWeights, check_finite_weights, trained_parameters
 from ..host.foreign import check_config
+from ..host.model_card import fields
 from ..host.new_weights import (
     Load,
     listed,
@@ -85,6 +86,8 @@ class RewardTrainer(CheckpointSeams, HostTrainer):
 
     args: RewardConfig
     model: Any
+    card_task = "text-classification"
+    card_metrics = ("accuracy",)
     own_files = (STATISTICS_FILE,)
 
     def __init__(
@@ -208,6 +211,10 @@ class RewardTrainer(CheckpointSeams, HostTrainer):
     def _load_best_model(self) -> None:
         super()._load_best_model()
         self._statistics = RewardStatistics.load(str(self.state.best_model_checkpoint)) or self._statistics
+
+    def card_settings(self) -> dict[str, Any]:
+        named = ("max_length", "center_rewards_coefficient", "statistics_window")
+        return {**super().card_settings(), **fields(self.args, named)}
 
     # The head
 

@@ -37,6 +37,11 @@ class Surplus:
         self._trainer = trainer
         self.round: Round | None = None
 
+    @property
+    def groups(self) -> int:
+        """How many groups wait, over all processes."""
+        return 0 if self.round is None else len(self.round.prompts)
+
     def state_dict(self) -> dict[str, Any] | None:
         return None if self.round is None else self.round.state_dict()
 
