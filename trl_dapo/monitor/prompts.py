@@ -20,10 +20,12 @@ def share_plain(dataset: Any, tokenizer: Any) -> float | None:
 
     Args:
         dataset (`datasets.Dataset`):
-            Rows with a `prompt`; a few of them are read, evenly over the data.
+            Rows with a `prompt`, or what stands in for them in the loader; a few of them are read, evenly.
         tokenizer (`PreTrainedTokenizerBase` or `ProcessorMixin`):
             The trainer's.
     """
+    # What the loader reads may stand in for what is trained on
+    dataset = getattr(dataset, "stands_for", dataset)
     # A transform may draw random numbers
     if not isinstance(dataset, Dataset) or dataset.format["type"] is not None or "prompt" not in dataset.column_names:
         return None
