@@ -1,31 +1,10 @@
 """
-Robust trends of short series: medians, Theil-Sen slopes, the Mann-Kendall test. Plain numbers in and out.
+The Mann-Kendall test: whether a short series rises or falls, whatever its values. Plain numbers in and out.
 """
 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from statistics import median
-
-
-def theil_sen(steps: Sequence[float], values: Sequence[float]) -> float:
-    """
-    Returns the median of the slopes of all pairs of points: half of the points may be outliers and hardly move it.
-
-    Sen, Estimates of the regression coefficient based on Kendall's tau (1968). Pairs of one step are left out; without
-    a pair, the slope is 0.
-
-    Args:
-        steps, values (`Sequence[float]`):
-            The points, of equal number.
-    """
-    slopes = [
-        (values[j] - values[i]) / (steps[j] - steps[i])
-        for i in range(len(values))
-        for j in range(i + 1, len(values))
-        if steps[j] != steps[i]
-    ]
-    return median(slopes) if slopes else 0.0
 
 
 def mann_kendall(values: Sequence[float]) -> float:

@@ -16,8 +16,7 @@ BOUND = 0.7
 
 
 def _watches(seen: Observations) -> str | None:
-    shaping = [name for name in seen.columns if is_shaping(name)]
-    return f"rewards/{shaping[0]}/std" if shaping and len(shaping) < len(seen.columns) else None
+    return f"rewards/{seen.columns[0]}/std" if len(seen.columns) > 1 else None
 
 
 def _weights(seen: Observations, settings: Settings) -> dict[str, float]:
@@ -46,7 +45,12 @@ def _look(seen: Observations, settings: Settings) -> Symptom | None:
     total = sum(parts.values())
     shaping = {name: part for name, part in parts.items() if (name != named if named in parts else is_shaping(name))}
     # NaN, of a function without rewards, is no share
-    if not total > 0 or not (share := sum(shaping.values()) / total) > BOUND:
+    if (
+        not shaping
+        or len(shaping) == len(parts)
+        or not total > 0
+        or not (share := sum(shaping.values()) / total) > BOUND
+    ):
         return None
     largest = max(shaping, key=shaping.__getitem__)
     return Symptom(
@@ -60,7 +64,7 @@ def _look(seen: Observations, settings: Settings) -> Symptom | None:
 RULE = Rule(
     name="shaping_dominates",
     watches=_watches,
-    needs="`rewards/<name>/std` of a function that judges and of one that shapes",
+    needs="`rewards/<name>/std` of two functions",
     look=_look,
     minimum=4,
     patience=4,
