@@ -340,7 +340,7 @@ def test_names_in_a_log_cannot_move_a_terminal():
     assert "\x1b" not in found.message
 
 
-# ----------------------------------------------------------------------------------------------------------- hysteresis
+# ---------------------------------------------------------------------------------------------------------- hysteresis
 
 
 def test_a_finding_is_told_once_and_again_only_after_it_was_gone():
