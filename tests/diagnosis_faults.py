@@ -179,8 +179,8 @@ class Fault:
         make (`Callable`):
             Makes its trainer in a folder.
         steps (`int`):
-            Most steps from the onset of the fault, which is the start of the run unless `onset` says otherwise, until it
-            is told.
+            Most steps from the onset of the fault, which is the start of the run unless `onset` says otherwise, until
+            it is told.
         also (`dict[str, str]`):
             Other rules that find something in this run, each with why.
         onset (`int`):
@@ -224,7 +224,7 @@ FAULTS: dict[str, Fault] = {
         ),
         16,
     ),
-    "entropy_collapse": Fault(lambda folder: grpo(folder, learning_rate=3e-3, max_steps=120), 120),
+    "entropy_collapse": Fault(lambda folder: grpo(folder, entropy_coef=-0.3, max_steps=120), 120),
     "entropy_explosion": Fault(lambda folder: grpo(folder, entropy_coef=0.3, max_steps=80), 80),
     "zero_gradient": Fault(
         lambda folder: grpo(

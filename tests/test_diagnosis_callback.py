@@ -30,7 +30,7 @@ from tiny import (
     tiny_model,
     tiny_tokenizer,
 )
-from training import assert_same_run, assert_same_tensors, dapo_args, never, train
+from training import assert_same_run, assert_same_tensors, dapo_args, even, train
 from trl_dapo import DAPOTrainer, DiagnosisCallback, GRPOConfig, GRPOTrainer, PPOTrainer, RewardConfig, RewardTrainer
 from trl_dapo.host.checkpoints import damage
 from trl_dapo.host.fetching import EmptyRows, FetchedOnce
@@ -50,7 +50,7 @@ def faulty(folder, **fields):
 
 
 def trained(folder, callbacks, reward=constant_reward, resume=None, **fields):
-    args, script = faulty(folder, **fields), scripted_rollout(never)
+    args, script = faulty(folder, **fields), scripted_rollout(even)
     return train(
         GRPOTrainer, args, reward_funcs=reward, callbacks=callbacks, resume=resume, rollout_func=script
     ).trainer
@@ -125,7 +125,9 @@ def test_a_finding_is_told_once_in_one_line_and_written(tmp_path, caplog):
         diagnosed(tmp_path, callback)
     assert rules(callback) == ["groups_all_right"]
     (told,) = [one.getMessage() for one in caplog.records if "groups_all_right" in one.getMessage()]
-    assert told.startswith(f"Step {TOLD}, groups_all_right since step 1: 100% of the groups are all right. Change ")
+    assert told.removeprefix("[RANK 0] ").startswith(
+        f"Step {TOLD}, groups_all_right since step 1: 100% of the groups are all right. Change "
+    )
     assert "\n" not in told
     assert read_findings(tmp_path) == callback.findings
     assert (callback.findings[0].onset, callback.findings[0].step) == (1, TOLD)

@@ -1,9 +1,11 @@
 """Reading logs: of every form that a run leaves, and of none."""
 
 import json
+import math
+import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_dapo.monitor.diagnosis import run_through
@@ -82,13 +84,29 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=10,
 )
-KEYS = st.sampled_from(["reward", "entropy", "grad_norm", "loss", "kl", "rewards/a/mean", "rewards/b_length/std"])
+KEYS = [
+    *("reward", "entropy", "grad_norm", "loss", "learning_rate", "kl", "objective/kl", "frac_reward_zero_std"),
+    *("rewards/a/mean", "rewards/a/std", "rewards/b_length/mean", "rewards/b_length/std"),
+    *("completions/mean_length", "completions/clipped_ratio", "clip_ratio/region_mean", "prompts/share_plain"),
+    *("dapo/accuracy_generated", "dapo/frac_all_wrong", "dapo/exhausted", "dapo/refill_rounds", "trained/share_moved"),
+    *("eval_reward", "eval_x_avg@8", "x/unparseable", "rollout/mismatch_k3", "value/explained_variance"),
+]
+VALUES = st.sampled_from([0.0, 1.0, 1e9, -1.0, 1e-9, math.nan, math.inf, -math.inf, 1e300, -1e300]) | JSON
 
 
-@given(st.lists(st.dictionaries(KEYS, JSON, max_size=5), max_size=30))
-def test_whatever_values_a_log_has_it_is_judged_or_refused(entries):
-    rows = [{**entry, "step": i} for i, entry in enumerate(entries)]
-    assert run_through(History.of(rows)).findings is not None
+@given(st.lists(st.dictionaries(st.sampled_from(KEYS), VALUES), max_size=30), st.integers(0, 2**32))
+@settings(max_examples=200, deadline=None)
+def test_whatever_values_a_log_has_it_is_judged(entries, seed):
+    # A few kinds of rows, over and over: random ones have no observations in a row
+    rows = [{**entry, "step": i} for i, entry in enumerate((entries * 4)[:60])]
+    random.Random(seed).shuffle(rows)
+    rows = [{**row, "step": i} for i, row in enumerate(rows)]
+    for one in (
+        None,
+        Settings({"reward_weights": [1.0], "steps_per_generation": 4, "gradient_accumulation_steps": 1}),
+    ):
+        for finding in run_through(History.of(rows), one).findings:
+            assert 0 <= finding.onset <= finding.step < len(rows)
 
 
 def test_nan_as_python_writes_it_is_read(tmp_path):
@@ -136,8 +154,12 @@ def test_settings_come_from_the_command_file_beside_a_checkpoint(tmp_path):
     checkpoint = tmp_path / "checkpoint-4"
     state(checkpoint)
     assert read_settings(checkpoint) == Settings()
-    (tmp_path / "command.json").write_text(json.dumps({"config": {"epsilon_high": 0.28, "password": "x"}}))
+    starts = [{"values": {"epsilon_high": 0.2, "beta": 0.1}}, {"values": {"epsilon_high": 0.28, "dataset_name": "x"}}]
+    (tmp_path / "command.json").write_text(json.dumps({"version": 1, "starts": starts}))
+    # Those of the newest start
     assert dict(read_settings(checkpoint).values) == {"epsilon_high": 0.28}
+    (tmp_path / "command.json").write_text(json.dumps({"config": {"beta": 0.1}}))
+    assert dict(read_settings(checkpoint).values) == {"beta": 0.1}
     (tmp_path / "command.json").write_text("[1")
     assert read_settings(checkpoint) == Settings()
 

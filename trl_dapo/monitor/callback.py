@@ -102,8 +102,12 @@ class DiagnosisCallback(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, **kwargs) -> None:
         """Notes weights before an update that is logged."""
         step = state.global_step + 1
-        if self._movement is not None and (step % max(1, int(state.logging_steps)) == 0 or step == 1):
+        if self._movement is None:
+            return
+        if step % max(1, int(state.logging_steps)) == 0 or step == 1:
             self._movement.update_begins()
+        else:
+            self._movement.forget()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Looks at what was logged, and tells what it finds."""

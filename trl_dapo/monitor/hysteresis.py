@@ -2,6 +2,8 @@
 When a symptom becomes a finding: after enough observations, enough of them in a row, and not twice while it lasts.
 """
 
+import math
+
 from .finding import Finding
 from .observations import Observations
 from .rule import Rule, Symptom
@@ -20,6 +22,7 @@ class Watcher:
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         self.observed = 0
+        self._key: str | None = None
         self._in_a_row, self._calm, self._onset, self._told = 0, 0, 0, False
 
     def look(self, seen: Observations, settings: Settings) -> Finding | None:
@@ -27,6 +30,11 @@ class Watcher:
         key = self.rule.watches(seen)
         if key is None or key not in seen.row.values or (self.rule.of_rollouts and not seen.is_rollout):
             return None
+        if self.rule.of_numbers and not math.isfinite(seen.row.values[key]):
+            return None
+        if key != self._key:
+            # One that says more began to be logged, and has no history yet
+            self._key, self.observed, self._in_a_row = key, 0, 0
         self.observed += 1
         if self.observed < self.rule.minimum:
             return None

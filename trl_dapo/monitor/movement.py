@@ -37,6 +37,10 @@ class Movement:
         """Notes the entries as they are."""
         self._before = self._entries()
 
+    def forget(self) -> None:
+        """Drops what was noted: the update that is now to come was not."""
+        self._before = None
+
     def share_moved(self) -> float | None:
         """Returns the share of the entries that are not as they were noted, or `None` if they were not."""
         before, self._before = self._before, None

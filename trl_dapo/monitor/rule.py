@@ -64,6 +64,8 @@ class Rule:
             A paper's section, or a page of the documentation.
         of_rollouts (`bool`, *optional*, defaults to `True`):
             Whether only rows with a new rollout are observations.
+        of_numbers (`bool`, *optional*, defaults to `True`):
+            Whether only finite values are observations.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Rule:
     advice: str
     reference: str
     of_rollouts: bool = True
+    of_numbers: bool = True
 
     @property
     def calm(self) -> int:

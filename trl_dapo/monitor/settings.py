@@ -87,8 +87,10 @@ def read_settings(run: Path) -> Settings:
 
 
 def _fields_in(content: Any) -> dict[str, Any]:
-    """The known fields in the file: at its top, or in a mapping right below."""
+    """The known fields in the file: at its top, in a mapping right below, or in the newest of its starts."""
     if not isinstance(content, Mapping):
         return {}
-    places = [content, *(value for value in content.values() if isinstance(value, Mapping))]
-    return {name: place[name] for place in places for name in FIELDS if name in place}
+    starts = content.get("starts")
+    newest = starts[-1] if isinstance(starts, list) and starts else None
+    places = [content, *content.values(), newest.get("values") if isinstance(newest, Mapping) else None]
+    return {name: place[name] for place in places if isinstance(place, Mapping) for name in FIELDS if name in place}

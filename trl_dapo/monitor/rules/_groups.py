@@ -36,7 +36,7 @@ def share(side: Side, seen: Observations, settings: Settings) -> float | None:
     if found < BOUND:
         return None
     if key == ZERO:
-        mean = seen.rollouts(str(accuracy(seen))).values[-1]
-        if (mean > LOW) if side == "wrong" else (mean < HIGH):
+        mean = seen.rollouts(str(accuracy(seen))).last(1)
+        if not mean or ((mean[0] > LOW) if side == "wrong" else (mean[0] < HIGH)):
             return None
     return found

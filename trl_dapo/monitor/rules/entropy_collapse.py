@@ -23,7 +23,7 @@ CERTAIN = 1.64  # z of a fall, 5 %
 def _look(seen: Observations, settings: Settings) -> Symptom | None:
     entropy, right = seen.rollouts("entropy"), accuracies(seen)
     start, now = median(entropy.values[: WINDOW // 2]), median(entropy.last(WINDOW // 2))
-    if now > FRACTION * start or right is None or right.values[-1] >= SOLVED or not is_flat(right, WINDOW, FLAT):
+    if now > FRACTION * start or right is None or not is_flat(right, WINDOW, FLAT) or right.values[-1] >= SOLVED:
         return None
     if mann_kendall(entropy.last(2 * WINDOW)) > -CERTAIN and now > 0.01:
         return None

@@ -11,7 +11,7 @@ from ..signals import accuracies, falls
 
 
 WINDOW = 3  # rollouts
-TIMES = 2.0
+TIMES = 1.5
 FALL = 0.1  # of accuracy
 
 

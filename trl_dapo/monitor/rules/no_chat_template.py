@@ -20,7 +20,7 @@ def _watches(seen: Observations) -> str | None:
 
 def _look(seen: Observations, settings: Settings) -> Symptom | None:
     cut = seen.rollouts(str(truncation(seen)))
-    plain = seen.series(PLAIN).values[-1]
+    plain = seen.series(PLAIN).values[-1]  # logged once
     # A base model may have a template that it has never seen: only where it does not end is it missed
     if plain < SHARE or cut.values[-1] < TRUNCATED:
         return None

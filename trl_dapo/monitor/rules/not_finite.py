@@ -41,4 +41,5 @@ RULE = Rule(
     "were updated with NaN are lost.",
     reference="docs/diagnosis.md",
     of_rollouts=False,
+    of_numbers=False,
 )

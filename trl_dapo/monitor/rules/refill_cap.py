@@ -17,7 +17,7 @@ def _look(seen: Observations, settings: Settings) -> Symptom | None:
     # Without rounds, degenerate groups are left out by intent
     if series.values[-1] < BOUND or rounds == 0 or not any(seen.rollouts("dapo/refill_rounds").values):
         return None
-    informative = seen.rollouts("dapo/frac_informative").values[-1]
+    informative = seen.row.values.get("dapo/frac_informative", 0.0)
     change = f"max_refill_rounds={2 * rounds:.0f}" if rounds else "max_refill_rounds=twice as many"
     return Symptom(
         series.steps[-1],
