@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig
 from trl import GRPOConfig as HostConfig
 from trl import GRPOTrainer as HostTrainer
+from trl import RewardConfig, RewardTrainer
 
 from trl_dapo import (
     DAPOConfig,
@@ -21,8 +22,6 @@ from trl_dapo import (
     GRPOTrainer,
     PPOConfig,
     PPOTrainer,
-    RewardConfig,
-    RewardTrainer,
 )
 from trl_dapo.arena import (
     arena_accuracy,
@@ -142,17 +141,18 @@ def by_heart(folder: Path) -> Any:
     return grpo(
         folder,
         train_dataset=train_dataset(8, lengths=(8, 9, 10)),
-        eval_dataset=held_out_dataset(64),
+        eval_dataset=held_out_dataset(64, lengths=(2, 3, 4)),
         eval_strategy="steps",
         eval_steps=16,
         per_device_eval_batch_size=256,
         num_generations_eval=4,
         learning_rate=1e-3,
-        max_steps=200,
+        max_steps=128,
     )
 
 
 def not_finite(folder: Path) -> Any:
+    """With TRL's trainer: the one of this package refuses rewards that are not finite."""
     model, tokenizer = load_reward_start()
     args = RewardConfig(
         output_dir=str(folder), **CPU, per_device_train_batch_size=8, logging_steps=1, learning_rate=1e30, max_steps=12
@@ -161,7 +161,7 @@ def not_finite(folder: Path) -> Any:
 
 
 def far(folder: Path) -> Any:
-    return grpo(folder, peft_config=LORA, beta=1e-4, learning_rate=2e-2, max_steps=80)
+    return grpo(folder, peft_config=LORA, beta=1e-4, learning_rate=5e-3, max_steps=80)
 
 
 def blind(folder: Path) -> Any:
@@ -231,10 +231,12 @@ FAULTS: dict[str, Fault] = {
             folder,
             train_dataset=train_dataset(512, lengths=(10,)),
             per_device_train_batch_size=8,
+            steps_per_generation=1,
             logging_steps=1,
             max_steps=40,
         ),
-        24,
+        32,
+        {"groups_all_wrong": "a rollout is one group here, and those that are all wrong follow each other"},
     ),
     "length_growth": Fault(
         lambda folder: grpo(
@@ -249,11 +251,13 @@ FAULTS: dict[str, Fault] = {
         ),
         32,
     ),
-    "held_out_falls": Fault(by_heart, 200),
+    "held_out_falls": Fault(
+        by_heart, 128, {"zero_gradient": "groups of prompts that are known by heart are all right"}
+    ),
     "unparseable_answers": Fault(unreadable, 24),
     "gradient_spikes": Fault(
         lambda folder: grpo(
-            folder, reward_funcs=SometimesLarge(), scale_rewards="none", learning_rate=2e-5, max_steps=96
+            folder, reward_funcs=SometimesLarge(), scale_rewards="none", learning_rate=1e-4, max_steps=96
         ),
         64,
         onset=28,

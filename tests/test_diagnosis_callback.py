@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl import DPOConfig as HostDPOConfig
@@ -34,8 +35,9 @@ from training import assert_same_run, assert_same_tensors, dapo_args, even, trai
 from trl_dapo import DAPOTrainer, DiagnosisCallback, GRPOConfig, GRPOTrainer, PPOTrainer, RewardConfig, RewardTrainer
 from trl_dapo.host.checkpoints import damage
 from trl_dapo.host.fetching import EmptyRows, FetchedOnce
+from trl_dapo.monitor.callback import _alert
 from trl_dapo.monitor.event_checkpoints import event_checkpoints
-from trl_dapo.monitor.finding import read_findings, write_findings
+from trl_dapo.monitor.finding import Finding, read_findings, write_findings
 from trl_dapo.monitor.movement import Movement
 from trl_dapo.monitor.prompts import share_plain
 
@@ -176,9 +178,7 @@ def test_a_row_of_a_plug_in_that_is_no_log_is_passed_over(tmp_path):
             state.log_history.append({"no": "step"})
 
     callback = DiagnosisCallback()
-    trainer = train(
-        GRPOTrainer, faulty(tmp_path), reward_funcs=constant_reward, callbacks=[Writes(), callback]
-    ).trainer
+    trainer = trained(tmp_path, [Writes(), callback])
     assert trainer.state.global_step == 7
     assert rules(callback) == ["groups_all_right"]
 
@@ -186,42 +186,33 @@ def test_a_row_of_a_plug_in_that_is_no_log_is_passed_over(tmp_path):
 # --------------------------------------------------------------------------------------------------------- trackio
 
 
-@pytest.fixture
-def alerts(monkeypatch):
-    """What reaches trackio; its `alert` takes title, text and level, as in its version 0.43."""
+FOUND = Finding("kl_runaway", 3, 5, "far.", {"kl": 2.0}, ("beta=0.1",), "Turn back.", "docs")
+
+
+def test_a_finding_is_an_alert_where_trackio_reports(monkeypatch):
     sent = []
 
+    # Title, text, level and webhook_url, as in its version 0.43
     def alert(title, text=None, level=None, webhook_url=None):
         sent.append((title, text))
 
     monkeypatch.setitem(sys.modules, "trackio", types.SimpleNamespace(alert=alert))
-    return sent
+    _alert(FOUND, types.SimpleNamespace(report_to=["tensorboard"]))
+    assert sent == []
+    _alert(FOUND, types.SimpleNamespace(report_to=["tensorboard", "trackio"]))
+    assert sent == [("kl_runaway at step 5", "far. Turn back.")]
+    # A version without alerts
+    monkeypatch.setitem(sys.modules, "trackio", types.SimpleNamespace())
+    _alert(FOUND, types.SimpleNamespace(report_to=["trackio"]))
 
 
-class _Reports(TrainerCallback):
-    """Says that the run reports to trackio, once the host has made no callback for it."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        args.report_to = ["trackio"]
-
-
-def test_a_finding_is_an_alert_where_trackio_reports(tmp_path, alerts):
-    trained(tmp_path / "one", [_Reports(), DiagnosisCallback()])
-    ((title, text),) = alerts
-    assert title == f"groups_all_right at step {TOLD}"
-    assert text.startswith("100% of the groups are all right. Take harder prompts")
-    alerts.clear()
-    diagnosed(tmp_path / "other", DiagnosisCallback())
-    assert alerts == []
-
-
-def test_a_tracker_that_is_down_does_not_end_the_run(tmp_path, monkeypatch):
+def test_a_tracker_that_is_down_does_not_end_the_run(monkeypatch):
     def down(**kwargs):
         raise RuntimeError("Call trackio.init() before trackio.alert().")
 
     monkeypatch.setitem(sys.modules, "trackio", types.SimpleNamespace(alert=down))
-    trainer = trained(tmp_path, [_Reports(), DiagnosisCallback()])
-    assert trainer.state.global_step == 7
+    PartialState()
+    _alert(FOUND, types.SimpleNamespace(report_to=["trackio"]))
 
 
 # ------------------------------------------------------------------------------------------- stopping and checkpoints

@@ -21,6 +21,8 @@ HELD_OUT = (
 )
 TRAINING = ("rewards/accuracies", "accuracy")
 FALL = 0.1
+# Where accuracy is low: half of it, if that is not next to nothing
+HALF, LEAST = 0.5, 0.05
 RISE = 0.02
 
 
@@ -44,7 +46,7 @@ def _look(seen: Observations, settings: Settings) -> Symptom | None:
     # Two evaluations together are compared with two: one alone is too noisy
     pairs = [fmean(series.values[i : i + 2]) for i in range(len(series) - 1)]
     best = max(range(len(pairs)), key=pairs.__getitem__)
-    if pairs[best] - pairs[-1] < FALL or training is None:
+    if training is None or pairs[best] - pairs[-1] < min(FALL, max(LEAST, HALF * pairs[best])):
         return None
     start = series.steps[best - 1] if best else -1
     then = _between(training, start, series.steps[best + 1])
