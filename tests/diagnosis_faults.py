@@ -147,7 +147,7 @@ def by_heart(folder: Path) -> Any:
         per_device_eval_batch_size=256,
         num_generations_eval=4,
         learning_rate=1e-3,
-        max_steps=128,
+        max_steps=96,
     )
 
 
@@ -161,7 +161,7 @@ def not_finite(folder: Path) -> Any:
 
 
 def far(folder: Path) -> Any:
-    return grpo(folder, peft_config=LORA, beta=1e-4, learning_rate=5e-3, max_steps=80)
+    return grpo(folder, peft_config=LORA, beta=1e-4, learning_rate=5e-3, max_steps=48)
 
 
 def blind(folder: Path) -> Any:
@@ -216,7 +216,7 @@ FAULTS: dict[str, Fault] = {
             max_round_batches=1,
             max_steps=24,
         ),
-        16,
+        12,
     ),
     "clip_inert": Fault(
         lambda folder: grpo(
@@ -224,8 +224,15 @@ FAULTS: dict[str, Fault] = {
         ),
         16,
     ),
-    "entropy_collapse": Fault(lambda folder: grpo(folder, entropy_coef=-0.3, max_steps=120), 120),
-    "entropy_explosion": Fault(lambda folder: grpo(folder, entropy_coef=0.3, max_steps=80), 80),
+    "entropy_collapse": Fault(
+        lambda folder: grpo(folder, entropy_coef=-3.0, learning_rate=5e-4, max_steps=72),
+        72,
+        {
+            "length_growth": "what is certain is said over and over",
+            "groups_all_wrong": "what became certain is wrong",
+        },
+    ),
+    "entropy_explosion": Fault(lambda folder: grpo(folder, entropy_coef=0.3, max_steps=60), 48),
     "zero_gradient": Fault(
         lambda folder: grpo(
             folder,
@@ -235,14 +242,14 @@ FAULTS: dict[str, Fault] = {
             logging_steps=1,
             max_steps=40,
         ),
-        32,
+        16,
         {"groups_all_wrong": "a rollout is one group here, and those that are all wrong follow each other"},
     ),
     "length_growth": Fault(
         lambda folder: grpo(
-            folder, reward_funcs=[arena_accuracy, length_reward], reward_weights=[0.0, 1.0], max_steps=120
+            folder, reward_funcs=[arena_accuracy, length_reward], reward_weights=[0.0, 1.0], max_steps=72
         ),
-        120,
+        64,
         {"shaping_dominates": "the reward is length alone"},
     ),
     "shaping_dominates": Fault(
@@ -252,19 +259,24 @@ FAULTS: dict[str, Fault] = {
         32,
     ),
     "held_out_falls": Fault(
-        by_heart, 128, {"zero_gradient": "groups of prompts that are known by heart are all right"}
+        by_heart,
+        80,
+        {
+            "zero_gradient": "groups of prompts that are known by heart are all right",
+            "gradient_spikes": "next to their gradients of 0, those of the others stand out",
+        },
     ),
     "unparseable_answers": Fault(unreadable, 24),
     "gradient_spikes": Fault(
         lambda folder: grpo(
-            folder, reward_funcs=SometimesLarge(), scale_rewards="none", learning_rate=1e-4, max_steps=96
+            folder, reward_funcs=SometimesLarge(), scale_rewards="none", learning_rate=1e-4, max_steps=72
         ),
-        64,
+        40,
         onset=28,
     ),
     "not_finite": Fault(not_finite, 4),
     "weights_not_moving": Fault(rounded_away, 24),
-    "kl_runaway": Fault(far, 80),
+    "kl_runaway": Fault(far, 40),
     "critic_explains_nothing": Fault(blind, 72),
 }
 

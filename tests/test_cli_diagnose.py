@@ -30,7 +30,7 @@ def test_findings_are_lines_with_what_to_change_and_the_exit_code_is_1(tmp_path,
     )
     assert summary == f"1 finding in {tmp_path}/checkpoint-6/trainer_state.json, up to step 6"
     assert all(line.startswith("not decided: ") for line in rest)
-    assert "not decided: entropy_collapse: the log has not `entropy` and rewards" in rest
+    assert "not decided: entropy_collapse: the log lacks `entropy` and rewards" in rest
 
 
 def test_a_healthy_log_has_no_findings_and_the_exit_code_is_0(tmp_path, capsys):

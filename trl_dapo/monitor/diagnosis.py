@@ -52,7 +52,7 @@ class Diagnosis:
         for watcher in self._watchers:
             rule = watcher.rule
             if not watcher.observed:
-                reasons[rule.name] = f"the log has not {rule.needs}"
+                reasons[rule.name] = f"the log lacks {rule.needs}"
             elif watcher.observed < rule.minimum:
                 kind = "rollouts" if rule.of_rollouts else "logs"
                 reasons[rule.name] = f"{watcher.observed} {kind} with its numbers, and {rule.minimum} are needed"
