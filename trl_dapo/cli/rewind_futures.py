@@ -114,7 +114,9 @@ def _print(report: Report, page: Path) -> None:
     metrics = shown_metrics(report.told)
     console = Console()
     console = console if console.is_terminal else Console(width=160)
-    table = Table(*(Text(name) for name in headings(metrics)), title=f"{report.title}, ending at {report.end}")
+    table = Table(title=f"{report.title}, ending at step {report.end}")
+    for heading in headings(metrics):
+        table.add_column(Text(heading), overflow="fold")
     for row in rows_of(report.told, metrics):
         table.add_row(*(Text(cell) for cell in cells(row, metrics)))
     console.print(table)

@@ -119,7 +119,7 @@ def write_branch(folder: Path, branch: Branch) -> None:
 
 def read_branch(folder: Path) -> Branch:
     """Returns what [`write_branch`] wrote. Raises `ValueError` if there is no such file, or it cannot be read."""
-    values = _read(folder / BRANCH_FILE)
+    values = _read(folder / BRANCH_FILE) or {}
     try:
         return Branch(**{**values, "moved": tuple(values["moved"])})  # ty: ignore[invalid-argument-type]
     except (TypeError, KeyError) as error:

@@ -1,9 +1,9 @@
 """
 Learning rate, schedule and the optimizer's own fields, as a config says and not as a checkpoint holds.
 
-transformers loads the optimizer's state from a checkpoint, with the learning rate, betas and weight decay in it, and the
-schedule's base rate. A config that says otherwise would change nothing. Here the changed fields are written over what
-was loaded; moments and counts of steps stay.
+transformers loads the optimizer's state from a checkpoint, with the learning rate, betas and weight decay in it, and
+the schedule's base rate. A config that says otherwise would change nothing. Here the changed fields are written over
+what was loaded; moments and counts of steps stay.
 """
 
 from collections.abc import Iterable
@@ -12,6 +12,7 @@ from typing import Any
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
+from ..host.required import required
 from .fields import GROUP_KEYS, OPTIMIZER_FIELDS, RATES, SCHEDULE
 
 
@@ -48,7 +49,7 @@ class OptimizerChanges(TrainerCallback):
 
     def on_train_begin(self, args, state, control, optimizer=None, lr_scheduler=None, **kwargs):
         keys = {GROUP_KEYS[name] for name in self._changed if name in GROUP_KEYS}
-        for group, fresh in zip(optimizer.param_groups if keys else (), self._fresh, strict=False):
+        for group, fresh in zip(required(optimizer).param_groups, self._fresh, strict=bool(keys)):
             for key in keys:
                 group[key] = fresh[key]
         if {*RATES, *SCHEDULE} & {*self._changed}:
@@ -58,8 +59,8 @@ class OptimizerChanges(TrainerCallback):
         """Computes the rate of the next update as the schedule of the config has it at this step."""
         if not isinstance(schedule, LambdaLR):
             raise ValueError(
-                f"{self._changed[0]} cannot change at a checkpoint: {type(schedule).__name__} keeps a rate of its own, "
-                "which hangs on what was measured before."
+                f"{self._changed[0]} cannot change at a checkpoint: {type(schedule).__name__} keeps a rate of its "
+                "own, which hangs on what was measured before."
             )
         if {*RATES} & {*self._changed}:
             schedule.base_lrs = [fresh["lr"] for fresh in self._fresh]
