@@ -8,7 +8,7 @@ from trl_dapo.host.checkpoints import damage
 from trl_dapo.rewind.branch import AS_IT_WAS, RUN_FOLDER, Future
 from trl_dapo.rewind.futures import Told, findings_in, rows_of, shown_metrics
 from trl_dapo.rewind.origin import TRAINER_STATE, Origin
-from trl_dapo.rewind.proof import Proof, prove
+from trl_dapo.rewind.proof import Proof, prove, same_log
 from trl_dapo.rewind.report import Report, cells, headings, write_report
 
 from .command_file import Started
@@ -42,7 +42,7 @@ def rewind(options: Options) -> int:
         moved,
         proof,
         [entry for entry in source.origin.log if entry["step"] <= base],
-        _notes(start, other, options, base, end),
+        [*_notes(start, other, options, base, end), *_alike(told)],
     )
     folder = options.folder / f"{base}-report"
     page = write_report(report, folder)
@@ -104,6 +104,16 @@ def _notes(start: Started, other: int | None, options: Options, base: int, end: 
     if options.command:
         notes.append("The run's command was given by hand.")
     return notes
+
+
+def _alike(told: list[Told]) -> list[str]:
+    """Returns a line for each change whose future is the unchanged one, number for number."""
+    first, *others = told
+    return [
+        f"{one.name} made no difference: its log is that of the unchanged branch, number for number."
+        for one in others
+        if one.future and first.future and same_log(first.future.log, one.future.log)
+    ]
 
 
 def _print(report: Report, page: Path) -> None:

@@ -7,6 +7,7 @@ between branches has that meaning, and everything that shows them says so.
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,17 @@ def prove(
         if name is not None:
             found = Difference(step, f"weights {name}", "other bits", "other bits")
     return Proof(base, end, max(ours, default=base), values, tuple(compared), tensors, found)
+
+
+def same_log(one: Iterable[Mapping[str, Any]], other: Iterable[Mapping[str, Any]]) -> bool:
+    """Returns whether two logs hold the same numbers; what is computed is alike where those of all steps are."""
+    return _comparable(one) == _comparable(other)
+
+
+def _comparable(log: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, str]]:
+    found = _by_step(log, -1, sys.maxsize)
+    # By their texts: NaN is not equal to itself
+    return {step: {key: repr(value) for key, value in entry.items()} for step, entry in found.items()}
 
 
 def compare_weights(run: Path, branch: Path) -> tuple[int, str | None]:
