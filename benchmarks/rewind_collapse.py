@@ -3,30 +3,36 @@ Runs that collapse at a hot learning rate, and which change at a checkpoint woul
 
 Trains DAPO without dynamic sampling on the built-in task at ten times its learning rate, rewinds each run to the same
 step, and lets it go on as it was, with the learning rate back at its default, with a narrower clip range, without
-clip-higher, and with dynamic sampling. One command; needs a CPU and about four minutes per seed:
+clip-higher, and with dynamic sampling. One command, one process on a CPU:
 
     python benchmarks/rewind_collapse.py --seeds 5 --dir runs/rewind_collapse
 
-A run that was stopped goes on where it was. The tables are in `docs/rewind.md`.
+Branches run in this process, one after the other, since most of the time of a process would be its imports; the report
+proves each unchanged one. A run that was stopped goes on where it was. The tables are in `docs/rewind.md`.
 """
 
 import argparse
 import json
 import statistics
-import subprocess
-import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from trl_dapo.ablation.report.drawing import GREY, line_style, new_figure, save
+from trl_dapo.cli import rewind_branch, rewind_run
+from trl_dapo.cli.command_file import Started
+from trl_dapo.cli.commands import COMMANDS
+from trl_dapo.cli.main import main
+from trl_dapo.cli.script import run_script
 from trl_dapo.host.whole_files import write_whole
 
 
-STEPS, TO, EVERY = 160, 40, 8
+STEPS, TO, EVERY = 104, 40, 8
 HOT = 2e-3
 RUN = [
     *("--dynamic_sampling", "false", "--learning_rate", str(HOT), "--max_steps", str(STEPS)),
-    *("--save_strategy", "steps", "--save_steps", str(EVERY), "--logging_steps", "1", "--disable_tqdm", "true"),
+    *("--save_strategy", "steps", "--save_steps", str(TO), "--logging_steps", "1", "--disable_tqdm", "true"),
 ]
 CHANGES = [
     ["learning_rate=2e-4"],
@@ -39,12 +45,13 @@ ACCURACY, ENTROPY = "dapo/accuracy_generated", "entropy"
 LAST = 5 * EVERY
 
 
-def main() -> None:
+def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument("--dir", type=Path, default=Path("runs/rewind_collapse"))
     options = parser.parse_args()
+    rewind_run.run_branch = here
     found = {}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         folder = options.dir / f"seed-{seed}"
@@ -59,21 +66,28 @@ def main() -> None:
 def train(folder: Path, seed: int) -> None:
     """Trains the run that collapses, where it has not been trained."""
     if not (folder / f"checkpoint-{STEPS}" / "trainer_state.json").is_file():
-        call(["dapo", "--output_dir", str(folder), "--seed", str(seed), *RUN], folder.with_suffix(".txt"))
+        words = ["--output_dir", str(folder), "--seed", str(seed), *RUN]
+        call(lambda: run_script(COMMANDS["dapo"], words), folder.with_suffix(".txt"))
 
 
 def rewound(folder: Path) -> dict[str, Any]:
     """Returns the futures of a run."""
     sets = [word for change in CHANGES for word in ("--set", *change)]
-    call(["rewind", str(folder), "--to", str(TO), *sets], folder.with_suffix(".rewind.txt"))
+    call(lambda: main(["rewind", str(folder), "--to", str(TO), *sets]), folder.with_suffix(".rewind.txt"))
     return json.loads((folder / "rewind" / f"{TO}-report" / "futures.json").read_text(encoding="utf-8"))
 
 
-def call(words: list[str], output: Path) -> None:
+def call(code: Callable[[], int], output: Path) -> None:
+    """Calls a command, with what it prints in a file."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("w") as file:
-        command = [sys.executable, "-m", "trl_dapo.cli.main", *words]
-        subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=True)
+    with output.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        if code():
+            raise SystemExit(f"failed: see {output}")
+
+
+def here(start: Started, folder: Path) -> int:
+    """Runs a branch in this process."""
+    return rewind_branch.main(["--config", str(folder / "run.yaml")])
 
 
 def ended(curve: list[list[float]]) -> float:
@@ -137,4 +151,4 @@ def rollout_means(found: dict[int, dict[str, Any]], name: str, key: str) -> tupl
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from trl_dapo.cli import rewind_branch, rewind_run
-from trl_dapo.cli.command_file import Process
 from trl_dapo.cli.commands import COMMANDS
 from trl_dapo.cli.main import main
 from trl_dapo.cli.script import run_script
@@ -36,15 +35,14 @@ def train(folder: Path, command: str = "dapo", **fields: str) -> Path:
 
 
 def here(monkeypatch: pytest.MonkeyPatch, count: list[str] | None = None) -> None:
-    """Makes branches run in this process, which is not taken for the run's own."""
+    """Makes branches run in this process."""
 
     def run(start: Any, folder: Path) -> int:
         if count is not None:
             count.append(folder.name)
         return rewind_branch.main(["--config", str(folder / "run.yaml")])
 
-    monkeypatch.setattr(rewind_run, "_run", run)
-    monkeypatch.setattr(Process, "is_running", property(lambda self: False))
+    monkeypatch.setattr(rewind_run, "run_branch", run)
 
 
 def rewind(run: Path, *words: str) -> int:

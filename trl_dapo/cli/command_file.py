@@ -97,8 +97,9 @@ class Process:
 
     @property
     def is_running(self) -> bool:
-        """Whether it is running, as far as this machine can tell."""
-        if self.host != socket.gethostname():
+        """Whether it is running and another one than this, as far as this machine can tell."""
+        # The process that asks does not train meanwhile
+        if self.host != socket.gethostname() or self.pid == os.getpid():
             return False
         try:
             process = psutil.Process(self.pid)

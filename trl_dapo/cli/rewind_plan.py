@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from trl_dapo.rewind.branch import Branch
-from trl_dapo.rewind.fields import OPTIMIZER_FIELDS, refusal
+from trl_dapo.rewind.fields import NOT_INSIDE_A_ROLLOUT, OPTIMIZER_FIELDS, refusal
+from trl_dapo.rewind.origin import is_inside_rollout
 
 from .command_file import Started
 from .commands import COMMANDS
@@ -93,6 +94,12 @@ def resolve(start: Started, changes: Mapping[str, Any], checkpoint: Path) -> Res
     if changes and not moved:
         asked = ", ".join(f"{name}={value}" for name, value in changes.items())
         raise UsageError(f"--set {asked} changes nothing: the run has that already.")
+    mixed = next((name for name in moved if name in NOT_INSIDE_A_ROLLOUT and is_inside_rollout(checkpoint)), None)
+    if mixed:
+        raise UsageError(
+            f"--set {mixed}: {checkpoint.name} was saved inside a rollout, which was sampled at another one. Rewind "
+            "to a checkpoint that was saved at the end of a rollout."
+        )
     sharded = next((name for name in ("deepspeed", "fsdp") if changed.get(name)), None)
     held = next((name for name in moved if name in OPTIMIZER_FIELDS), None)
     if sharded and held:

@@ -64,7 +64,7 @@ def future_of(branch: Branch, start: Started, folder: Path, say: Say) -> tuple[F
         say(f"{branch.name}: steps {branch.base + 1} to {branch.end}, in {own}")
         values = branch_values(start, branch.changes, own / RUN_FOLDER, Path(branch.checkpoint), branch.saves_end)
         write_whole(own / CONFIG_FILE, as_yaml(values))
-        code = _run(start, own)
+        code = run_branch(start, own)
         found = read_future(own, branch.end)
     except ValueError as error:
         raise UsageError(one_line(error)) from error
@@ -77,7 +77,8 @@ def future_of(branch: Branch, start: Started, folder: Path, say: Say) -> tuple[F
     return found, ""
 
 
-def _run(start: Started, folder: Path) -> int:
+def run_branch(start: Started, folder: Path) -> int:
+    """Runs the branch of a folder in processes of its own, and returns their exit code."""
     words = words_of(folder / CONFIG_FILE, start)
     command = [sys.executable, "-m", "trl_dapo.cli.main", HIDDEN, start.command, *words]
     environment = {**os.environ, "OMP_NUM_THREADS": str(start.threads)}

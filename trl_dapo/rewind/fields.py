@@ -20,6 +20,9 @@ SCHEDULE = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
 GROUP_KEYS = {"weight_decay": "weight_decay", "adam_beta1": "betas", "adam_beta2": "betas", "adam_epsilon": "eps"}
 OPTIMIZER_FIELDS = (*RATES, *SCHEDULE, *GROUP_KEYS)
 
+# The ratio of an update would be that of two temperatures
+NOT_INSIDE_A_ROLLOUT = ("temperature",)
+
 _UPDATE_FIELDS = (
     "epsilon", "epsilon_high", "clip_higher", "delta", "loss_type", "importance_sampling_level", "max_grad_norm",
     "sapo_temperature_neg", "sapo_temperature_pos", "vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg",

@@ -101,6 +101,12 @@ def processes_of(checkpoint: Path, online: bool) -> int:
     return max(1, len(list(checkpoint.glob("rng_state_*.pth"))))
 
 
+def is_inside_rollout(checkpoint: Path) -> bool:
+    """Returns whether a checkpoint of an online trainer was saved between two updates of one rollout."""
+    path = checkpoint / STATE_FILE
+    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8"))["parts"]["rollout"]["inside"])
+
+
 def _of_events(folder: Path) -> list[tuple[int, Path]]:
     try:
         module = importlib.import_module(_EVENTS)
