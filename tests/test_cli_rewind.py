@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file

@@ -42,6 +42,8 @@ _SECRET_NAME = re.compile(
     r"|.*passw(or)?d.*|.*credential.*|.*_key",
     re.IGNORECASE,
 )
+# Variables of the environment have no fields among them that are called like a token of a text
+_SECRET_VARIABLE = re.compile(r".*(token|key|secret|passw|credential|auth).*", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|://[^/\s:@]+:[^/\s@]+@")
 
 
@@ -133,7 +135,7 @@ def started(
         command,
         json.loads(json.dumps(_absolute(_public(kept, left_out)), default=str)),
         _public_words(launch, left_out),
-        {name: str(value) for name, value in _public(env, left_out).items()},
+        {name: str(value) for name, value in _public(env, left_out, _SECRET_VARIABLE).items()},
         str(Path.cwd()),
         processes,
         torch.get_num_threads(),
@@ -197,21 +199,21 @@ def _same(one: Started, other: Started) -> bool:
     return {**asdict(one), "from_step": 0} == {**asdict(other), "from_step": 0}
 
 
-def _public(values: dict[str, Any], left_out: list[str]) -> dict[str, Any]:
+def _public(values: dict[str, Any], left_out: list[str], secret: re.Pattern[str] = _SECRET_NAME) -> dict[str, Any]:
     kept = {}
     for name, value in values.items():
         found = _plain(value)
         if isinstance(found, dict):
             kept[name] = _public(found, left_out) if isinstance(value, dict) else json.dumps(_public(found, left_out))
-        elif found not in (None, "") and (_is_secret_name(name, found) or _SECRET_TEXT.search(str(found))):
+        elif found not in (None, "") and (_is_secret_name(name, found, secret) or _SECRET_TEXT.search(str(found))):
             left_out.append(name)
         else:
             kept[name] = value
     return kept
 
 
-def _is_secret_name(name: str, value: Any) -> bool:
-    return not isinstance(value, (bool, int, float)) and _SECRET_NAME.fullmatch(str(name)) is not None
+def _is_secret_name(name: str, value: Any, secret: re.Pattern[str]) -> bool:
+    return not isinstance(value, (bool, int, float)) and secret.fullmatch(str(name)) is not None
 
 
 def _plain(value: Any) -> Any:
