@@ -54,10 +54,12 @@ def proof_of(origin: Origin, future: Future, folder: Path, base: int, end: int) 
     """Returns whether a branch that changes nothing is the run."""
     runs = folder / RUN_FOLDER
     online = any((path / "dapo_state.json").is_file() for path in origin.checkpoints.values())
+    # The run's may be one of an event, which has another name
+    own = {step: runs / f"checkpoint-{step}" for step in origin.checkpoints if base < step <= end}
     both = {
-        step: (path, runs / path.name)
-        for step, path in origin.checkpoints.items()
-        if base < step <= end and (runs / path.name).is_dir() and damage(runs / path.name, online) is None
+        step: (origin.checkpoints[step], path)
+        for step, path in own.items()
+        if path.is_dir() and damage(path, online) is None
     }
     return prove(origin.log, future.log, both, base, end)
 
