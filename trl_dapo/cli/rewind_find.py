@@ -18,7 +18,7 @@ from trl_dapo.rewind.rules import Bound, Rule, Seen, parse_rule
 
 from .command_file import Started
 from .errors import UsageError
-from .rewind import Options, say
+from .rewind_options import Options, say
 from .rewind_plan import made, parse_changes, resolve
 from .rewind_run import future_of
 from .rewind_source import Source, judge, last_step, read_source

@@ -13,7 +13,7 @@ from trl_dapo.rewind.report import Report, cells, headings, write_report
 
 from .command_file import Started
 from .errors import UsageError
-from .rewind import Options, say
+from .rewind_options import Options, say
 from .rewind_plan import Resolved, made, parse_changes, resolve
 from .rewind_run import future_of
 from .rewind_source import Source, judge, last_step, read_source

@@ -15,7 +15,7 @@ from .commands import COMMANDS, command_of
 from .config_file import read_config_file, split_config_flag, without_config
 from .errors import UsageError
 from .launch import plan
-from .rewind import Options
+from .rewind_options import Options
 from .script import make_parser
 
 
