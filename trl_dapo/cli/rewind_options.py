@@ -89,7 +89,7 @@ def say(line: str) -> None:
 
 
 def read_options(argv: list[str]) -> Options:
-    """Returns what was asked. Raises [`UsageError`] for what contradicts itself, `ValueError` for a folder that is none."""
+    """Returns what was asked. Raises [`UsageError`], or `ValueError` for a folder that is none."""
     split = argv.index("--") if "--" in argv else len(argv)
     parsed = make_parser().parse_args(argv[:split])
     if (parsed.to is None) == (parsed.find is None):

@@ -91,7 +91,7 @@ def read_source(options: Options) -> Source:
     return Source(read_origin(options.run, online), starts, online)
 
 
-def judge() -> Callable[[list[dict[str, Any]]], Any] | None:
+def judge() -> Callable[[list[Any]], Any] | None:
     """Returns the diagnosis of a log, or `None` where this package has none."""
     import trl_dapo
 

@@ -11,7 +11,7 @@ from typing import Any
 _BOUND = re.compile(r"\s*(?P<key>[^<>\s]+)\s*(?P<sign>[<>])\s*(?P<bound>\S+)\s*")
 
 Log = Sequence[Mapping[str, Any]]
-Judge = Callable[[list[Mapping[str, Any]]], Any]
+Judge = Callable[[list[Any]], Any]
 
 
 @dataclass(frozen=True)
