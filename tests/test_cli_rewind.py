@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -86,6 +88,31 @@ def test_the_run_itself_is_left_alone(run):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert rewind(run, "--to", "6", "--set", "temperature=0.5", "--dir", str(run.parent / "futures")) == 0
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_a_run_that_evaluates_is_the_same_too(tmp_path, monkeypatch):
+    here(monkeypatch)
+    run = train(tmp_path / "run", eval_strategy="steps", eval_steps="2")
+    assert rewind(run, "--to", "3", "--set", "epsilon=0.01") == 0
+    assert report(run)["causal"] is True, report(run)["proof"]["difference"]
+    assert "eval_reward" in report(run)["metrics"]
+
+
+@pytest.mark.slow
+def test_the_commands_themselves(tmp_path):
+    """With the launcher and processes of their own."""
+    words = [word for name, value in _words().items() for word in (f"--{name}", value)]
+    command = [sys.executable, "-m", "trl_dapo.cli.main"]
+    run = tmp_path / "run"
+    subprocess.run([*command, "dapo", "--output_dir", str(run), *words], check=True, capture_output=True, timeout=900)
+    done = subprocess.run(
+        [*command, "rewind", str(run), "--to", "6", "--set", "epsilon=0.01"],
+        check=False, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "is the run, bit for bit" in done.stdout
+    assert report(run, 6)["causal"] is True
 
 
 # What changes

@@ -19,7 +19,7 @@ from trl_dapo.rewind.rules import Bound, Rule, Seen, parse_rule
 from .command_file import Started
 from .errors import UsageError
 from .rewind_options import Options, say
-from .rewind_plan import made, parse_changes, resolve
+from .rewind_plan import Resolved, made, parse_changes, resolve
 from .rewind_run import future_of
 from .rewind_source import Source, judge, last_step, read_source
 
@@ -55,7 +55,8 @@ class Search:
     def prevents(self, step: int) -> bool:
         """Returns whether a branch with the change, from a step on, does not show the rule."""
         start, checkpoint = self._place(step)
-        branch = made(start, resolve(start, self.changes, checkpoint), checkpoint, step, self.end)
+        (resolved,) = resolve(start, [self.changes], checkpoint)
+        branch = made(start, resolved, checkpoint, step, self.end)
         future, failure = future_of(branch, start, self.options.folder, say)
         if future is None:
             raise UsageError(f"the branch from step {step} failed: {failure}")
@@ -70,7 +71,7 @@ class Search:
         if step not in self.places:
             start, _, base, checkpoint = self.source.begin(step)
             if base < step:
-                branch = made(start, resolve(start, {}, checkpoint), checkpoint, base, step, saves_end=True)
+                branch = made(start, Resolved(start.values, {}, {}), checkpoint, base, step, saves_end=True)
                 future, failure = future_of(branch, start, self.options.folder, say)
                 if future is None:
                     raise UsageError(f"the branch to step {step} failed: {failure}")

@@ -24,7 +24,7 @@ def rewind(options: Options) -> int:
     source = read_source(options)
     changes = parse_changes(options.groups, source.command)
     start, other, base, checkpoint = source.begin(int(options.to or 0))
-    resolved = [resolve(start, one, checkpoint) for one in [{}, *changes]]
+    resolved = resolve(start, [{}, *changes], checkpoint)
     end = _end(options, source.origin, base, checkpoint)
     told = _told(options, source, start, resolved, (base, checkpoint, end))
     if told[0].future is None:

@@ -75,14 +75,21 @@ def parse_changes(groups: Sequence[Sequence[str]], command: str) -> list[dict[st
     return changes
 
 
-def resolve(start: Started, changes: Mapping[str, Any], checkpoint: Path) -> Resolved:
+def resolve(start: Started, all_changes: Sequence[Mapping[str, Any]], checkpoint: Path) -> list[Resolved]:
     """
-    Returns the fields of a branch, checked as a run of the command is.
+    Returns the fields of each branch, checked as a run of the command is.
 
     Raises:
         [`UsageError`]: If the command refuses them, or a field that may not change follows from them.
     """
-    plain, changed = _fields(start, {}, checkpoint), _fields(start, changes, checkpoint)
+    plain = _fields(start, {}, checkpoint)
+    return [_resolve(start, changes, checkpoint, plain) for changes in all_changes]
+
+
+def _resolve(start: Started, changes: Mapping[str, Any], checkpoint: Path, plain: Mapping[str, Any]) -> Resolved:
+    if not changes:
+        return Resolved(start.values, {}, {})
+    changed = _fields(start, changes, checkpoint)
     # By their texts too: NaN is not equal to itself
     moved = {
         name: (value, changed[name])
@@ -91,7 +98,7 @@ def resolve(start: Started, changes: Mapping[str, Any], checkpoint: Path) -> Res
     }
     for name in moved:
         _check_may_change(name, start.command, list(changes))
-    if changes and not moved:
+    if not moved:
         asked = ", ".join(f"{name}={value}" for name, value in changes.items())
         raise UsageError(f"--set {asked} changes nothing: the run has that already.")
     mixed = next((name for name in moved if name in NOT_INSIDE_A_ROLLOUT and is_inside_rollout(checkpoint)), None)

@@ -87,7 +87,7 @@ def read_source(options: Options) -> Source:
         raise UsageError(f"{options.run} was started by {unknown!r}, which cannot be rewound.")
     if not Path(starts[-1].folder).is_dir():
         raise UsageError(f"{options.run} was started in {starts[-1].folder}, which is not there any more.")
-    online = COMMANDS[starts[-1].command].parser != "trl_dapo.cli.arguments:CommandParser"
+    online = COMMANDS[starts[-1].command].load("trainer").has_state_file
     return Source(read_origin(options.run, online), starts, online)
 
 
