@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_dapo.ablation.report.drawing import GREY, line_style, new_figure, save
+from trl_dapo.ablation.scipy_stats import stats
 from trl_dapo.cli import rewind_branch, rewind_run
 from trl_dapo.cli.command_file import Started
 from trl_dapo.cli.commands import COMMANDS
@@ -116,17 +117,25 @@ def table(found: dict[int, dict[str, Any]]) -> str:
     own = summary(found)
     was = own["as it was"]["accuracy"]
     lines = [
-        "| from step 40 on | accuracy at the end, by seed | mean | above as it was | entropy |",
-        "|---|---|---|---|---|",
+        "| from step 40 on | accuracy at the end, by seed | mean | over as it was | 95 % interval | entropy |",
+        "|---|---|---|---|---|---|",
     ]
     for name, values in own.items():
-        accuracy = values["accuracy"]
-        above = sum(one > other for one, other in zip(accuracy, was, strict=True))
+        accuracy, entropy = values["accuracy"], statistics.fmean(values["entropy"])
+        over = [one - other for one, other in zip(accuracy, was, strict=True)]
         shown = ", ".join(f"{one:.2f}" for one in accuracy)
-        over = "" if name == "as it was" else f"{above} of {len(was)}"
-        entropy = statistics.fmean(values["entropy"])
-        lines.append(f"| {name} | {shown} | {statistics.fmean(accuracy):.3f} | {over} | {entropy:.2f} |")
+        gained = " | " if name == "as it was" else f"{statistics.fmean(over):+.3f} | {interval(over)}"
+        lines.append(f"| {name} | {shown} | {statistics.fmean(accuracy):.3f} | {gained} | {entropy:.2f} |")
     return "\n".join(lines)
+
+
+def interval(differences: list[float]) -> str:
+    """Returns the interval of a mean of paired differences over seeds, by Student's t."""
+    if len(differences) < 2:
+        return "one seed"
+    mean, error = statistics.fmean(differences), statistics.stdev(differences) / len(differences) ** 0.5
+    width = float(stats.t.ppf(0.975, len(differences) - 1)) * error
+    return f"{mean - width:+.3f} to {mean + width:+.3f}"
 
 
 def draw(found: dict[int, dict[str, Any]], folder: Path) -> None:
