@@ -19,7 +19,7 @@ from trl_dapo.host.planned_config import planned
 from trl_dapo.ppo.config import PPOConfig
 
 from .arena_defaults import fill_in, is_arena_run
-from .config_file import read_config_file
+from .config_file import read_config_file, without_config
 from .errors import UsageError, one_line
 from .field_types import check_values
 from .quantized_defaults import check_adapters, fill_in_quantized
@@ -155,6 +155,11 @@ class CommandParser(TrlParser):
             for action, default in defaults.items():
                 action.default = default
 
+    @property
+    def file_values(self) -> dict[str, Any]:
+        """The fields of the file that was read last."""
+        return self._file_values
+
     def _take_file(self, values: dict[str, Any]) -> None:
         self._file_values = values
         for action in self._actions:
@@ -167,11 +172,7 @@ class CommandParser(TrlParser):
 
 
 def _without_config_flag(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
-    values = read_config_file(argv)
-    if "--config" not in argv:
-        return values, argv
-    position = argv.index("--config")
-    return values, argv[:position] + argv[position + 2 :]
+    return read_config_file(argv), without_config(argv)
 
 
 def _check_text(values: dict[str, Any]) -> None:

@@ -52,6 +52,14 @@ def read_config_file(argv: list[str]) -> dict[str, Any]:
     return values
 
 
+def without_config(argv: list[str]) -> list[str]:
+    """Returns the arguments without `--config` and its file."""
+    if "--config" not in argv:
+        return argv
+    position = argv.index("--config")
+    return argv[:position] + argv[position + 2 :]
+
+
 def set_environment(values: dict[str, Any]) -> None:
     """Sets the environment variables of the file's `env` section. Call it before the libraries that read them load."""
     os.environ.update({name: str(value) for name, value in values.get("env", {}).items()})

@@ -3,6 +3,8 @@ Runs a training command: checks it, then starts its script with `accelerate laun
 """
 
 import argparse
+import json
+import os
 import subprocess
 import sys
 import warnings
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .children import Ended, ended_with_us
+from .command_file import LAUNCH_WORDS
 from .commands import Command
 from .config_file import read_config_file, set_environment, split_config_flag
 from .errors import UsageError, one_line
@@ -101,6 +104,7 @@ def run(command: Command, argv: list[str]) -> int:
     if arguments.training_args.use_cpu and not planned.from_file + planned.from_command_line:
         launch_args = _launch_args([], ON_CPU, planned.parser, command.module)
     launch_args.training_script_args = without_words(argv, planned.from_command_line)
+    os.environ[LAUNCH_WORDS] = json.dumps(planned.from_command_line)
     return _launch(launch_args)
 
 

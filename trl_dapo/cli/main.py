@@ -20,6 +20,7 @@ SUMMARIES = {
     "verify": "check a run before it is started: reward, data, tokenizer, model and settings",
     "eval": "measure accuracy on held-out questions: avg@k, pass@k, maj@k, with intervals",
     "diagnose": "say from a run's log what is wrong with it, since when, and what to change",
+    "rewind": "begin again at a checkpoint with one setting changed, and set the futures side by side",
     "merge": "merge an adapter into its base for serving, and say how much of it the rounding keeps",
     "ablate": "run an ablation: rows, seeds, equal budgets, and a report with intervals",
     "demo": "compare DAPO with GRPO on the built-in task, on a CPU",
@@ -82,6 +83,15 @@ def _command(name: str) -> Callable[[list[str]], int]:
         from .diagnose import main as diagnose
 
         return diagnose
+    if name == "rewind":
+        from .rewind import main as rewind
+
+        return rewind
+    if name == "rewind-branch":
+        # What `rewind` starts for each future
+        from .rewind_run import run_hidden
+
+        return run_hidden
     if name == "merge":
         from .merge import main as merge
 

@@ -16,8 +16,10 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 from trl_dapo.planning.measured import watch
 
 from .arguments import Arguments, CommandParser
+from .command_file import Given, given_values
+from .command_start import note_start
 from .commands import Command
-from .config_file import read_config_file, split_config_flag
+from .config_file import read_config_file, split_config_flag, without_config
 from .errors import UsageError, one_line, report
 from .monitor_arguments import add_monitors
 from .plan_before import check_memory
@@ -65,12 +67,14 @@ def parse_words(command: Command, argv: list[str]) -> Arguments:
         [`UsageError`]: If a word is none of the command's, or the file cannot be read.
     """
     argv = split_config_flag(argv)
-    read_config_file(argv)
+    env = read_config_file(argv).get("env", {})
     parser = make_parser(command)
     unknown = parser.unknown_words(argv)[1]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return parser.parse(argv)
+    arguments = parser.parse(argv)
+    arguments.script_args.given = Given(given_values(parser, without_config(argv)), env)
+    return arguments
 
 
 def main(
@@ -92,6 +96,7 @@ def main(
     arguments = Arguments(script_args, training_args, model_args, dataset_args)
     check_memory(command.name, arguments)
     trainer = build_trainer(command, arguments)
+    note_start(command.name, trainer, script_args, resume_from)
     watch(trainer)
     add_monitors(trainer, script_args)
     train_and_save(trainer, script_args, resume_from)

@@ -1,18 +1,15 @@
 """
 The page: one file that opens offline and asks nobody for anything.
 
-All text goes through `as_html`. The script is named by its hash in the page's content security policy, so that no
-other would run; nothing may be loaded.
+All text goes through `as_html`; what surrounds the body is in `document`.
 """
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 
 from ..results import RunResult
 from .checks import Check, manipulation_of
+from .document import as_document
 from .escaping import as_html
 from .grids import PAPER, asked, difference_grids, matched, row_grid
 from .numbers import plain, points
@@ -51,27 +48,12 @@ def as_page(
         notes, left_out (`Sequence[str]`):
             Lines of the report.
     """
-    assets = files("trl_dapo.ablation.report").joinpath("page_assets")
-    style, script = (assets.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; "
-        "form-action 'none'"
-    )
     body = [f"<h1>{as_html(title)}</h1>", _facts(sections), _links(sections), listed(notes), _in_short(sections)]
     body += [_section(number, section, figures) for number, section in enumerate(sections)]
     body.append(f'<h2 id="reading">How to read this</h2>{listed(READING)}')
     if left_out:
         body.append(f'<h2 id="left-out">Files that take no part</h2>{listed(left_out)}')
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">\n'
-        f"<title>{as_html(title)}</title>\n<style>\n{style}</style></head>\n<body>\n"
-        + "\n".join(filter(None, body))
-        + f"\n<script>{script}</script>\n</body></html>\n"
-    )
+    return as_document(title, body)
 
 
 def _facts(sections: Sequence[Section]) -> str:
