@@ -21,6 +21,7 @@ from .output_folders import nothing_stale, patterns_of, saved_instead_of
 from .reference import load_reference, save_reference
 from .required import required
 from .resume import checkpoint_to_resume
+from .watch import watch_of
 
 
 Host = Trainer if TYPE_CHECKING else object
@@ -86,7 +87,8 @@ class CheckpointSeams(Host):
             folder = required(self.args.output_dir)
             checkpoint = checkpoint_to_resume(resume_from_checkpoint, folder, self.has_state_file)
         self.run_begins(checkpoint)
-        return super().train(checkpoint, *rest, **kwargs)
+        with watch_of(self).training(self):
+            return super().train(checkpoint, *rest, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step >= self.state.max_steps:
