@@ -241,9 +241,9 @@ class Seams(CheckpointSeams, HostTrainer):
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
         host = super()._calculate_rewards
-        self.watch.written(completion_ids_list)
 
         def rewards() -> torch.Tensor:
+            self.watch.written(completion_ids_list)
             with swapped(self, **self.functions_to_call()):
                 rewards = host(inputs, prompts, completions, completion_ids_list)
             self.check_rewards(rewards, prompts, completions)

@@ -2,6 +2,7 @@
 `LiveView`: a run on the screen while it goes, for every trainer of this package.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -146,6 +147,7 @@ class LiveView(TrainerCallback, Watch):
                 began=self._clock(),
                 step=state.global_step,
                 units=self._units_before(args, state.global_step),
+                patience=_logs_per_rollout(args),
             )
             for entry in state.log_history:
                 self.state.logged(entry, int(entry.get("step", 0)))
@@ -256,3 +258,9 @@ class LiveView(TrainerCallback, Watch):
         if not self._has_failed:
             self._has_failed = True
             logger.warning(f"The live view stops, and the run goes on: {type(error).__name__}: {error}")
+
+
+def _logs_per_rollout(args: Any) -> int:
+    updates = getattr(args, "steps_per_generation", 1) * getattr(args, "num_iterations", 1)
+    every = args.logging_steps if args.logging_steps >= 1 else 1
+    return max(math.ceil(updates / args.gradient_accumulation_steps / every), 1)

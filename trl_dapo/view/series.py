@@ -20,15 +20,26 @@ class Series:
     A metric over a run.
 
     Args:
-        steps (`list[int]`): steps of its logs.
-        values (`list[float | None]`): its value in each, `None` for a gap.
+        steps (`list[int]`, *optional*):
+            Steps of its logs.
+        values (`list[float | None]`, *optional*):
+            Its value in each, `None` for a gap.
+        patience (`int`, *optional*, defaults to `1`):
+            Logs without a value that make a gap. What is measured once per rollout has none in the logs between two.
     """
 
     steps: list[int] = field(default_factory=list)
     values: list[float | None] = field(default_factory=list)
+    patience: int = 1
+
+    def __post_init__(self) -> None:
+        self._missed = 0
 
     def add(self, step: int, value: float | None) -> None:
         """Adds a log. A step that is logged twice has its last value."""
+        self._missed = 0 if value is not None else self._missed + 1
+        if value is None and self._missed % self.patience:
+            return
         if self.steps and self.steps[-1] == step:
             if value is not None:
                 self.values[-1] = value

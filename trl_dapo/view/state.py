@@ -57,6 +57,9 @@ class RunState:
         units (`int`, *optional*, defaults to `0`):
             How many completions or pairs it has had, before a resume too.
 
+        patience (`int`, *optional*, defaults to `1`):
+            Logs from one rollout to the next.
+
     Attributes:
         series (`dict[str, Series]`): each metric by its label, once it has had a value.
         rollout ([`Rollout`], *optional*): the rollout that goes on, or the last one.
@@ -74,6 +77,7 @@ class RunState:
     began: float = 0.0
     step: int = 0
     units: int = 0
+    patience: int = 1
     series: dict[str, Series] = field(default_factory=dict)
     rollout: Rollout | None = None
     phase: str = ""
@@ -102,18 +106,18 @@ class RunState:
         held_out = held_out_metrics(entry)
         if held_out:
             self._held_out.update((one.label, one) for one in held_out)
-            return self._note(held_out, entry, step)
+            return self._note(held_out, entry, step, patience=1)
         if any(name.startswith(("eval_", "train_runtime")) for name in entry):
             return False
-        return self._note(self.metrics, entry, step)
+        return self._note(self.metrics, entry, step, self.patience)
 
-    def _note(self, metrics: Any, entry: dict[str, Any], step: int) -> bool:
+    def _note(self, metrics: Any, entry: dict[str, Any], step: int, patience: int) -> bool:
         values = {one.label: one.of(entry) for one in metrics}
         if all(value is None for value in values.values()):
             return False
         for label, value in values.items():
             if value is not None or label in self.series:
-                self.series.setdefault(label, Series()).add(step, value)
+                self.series.setdefault(label, Series(patience=patience)).add(step, value)
         return True
 
     @property
