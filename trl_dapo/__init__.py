@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .evaluation.callback import EvaluationCallback
     from .grpo.config import GRPOConfig
     from .grpo.trainer import GRPOTrainer
+    from .monitor.callback import DiagnosisCallback
+    from .monitor.diagnosis import diagnose
     from .ppo.config import PPOConfig
     from .ppo.trainer import PPOTrainer
     from .qlora.four_bit import four_bit
@@ -32,6 +34,7 @@ __all__ = [
     "DAPOTrainer",
     "DPOConfig",
     "DPOTrainer",
+    "DiagnosisCallback",
     "EvaluationCallback",
     "GRPOConfig",
     "GRPOTrainer",
@@ -42,6 +45,7 @@ __all__ = [
     "RewardModelFunction",
     "RewardTrainer",
     "__version__",
+    "diagnose",
     "four_bit",
     "verify",
 ]
@@ -51,6 +55,7 @@ _HOMES = {
     "DAPOTrainer": ".dapo.trainer",
     "DPOConfig": ".dpo.config",
     "DPOTrainer": ".dpo.trainer",
+    "DiagnosisCallback": ".monitor.callback",
     "EvaluationCallback": ".evaluation.callback",
     "GRPOConfig": ".grpo.config",
     "GRPOTrainer": ".grpo.trainer",
@@ -60,6 +65,7 @@ _HOMES = {
     "RewardConfig": ".reward_model.config",
     "RewardModelFunction": ".reward_model.function",
     "RewardTrainer": ".reward_model.trainer",
+    "diagnose": ".monitor.diagnosis",
     "four_bit": ".qlora.four_bit",
     "verify": ".verification.certificate",
 }

@@ -19,6 +19,7 @@ SUMMARIES = {
     "plan": "say before a run whether it fits on a GPU, how long a step takes, and what to change",
     "verify": "check a run before it is started: reward, data, tokenizer, model and settings",
     "eval": "measure accuracy on held-out questions: avg@k, pass@k, maj@k, with intervals",
+    "diagnose": "say from a run's log what is wrong with it, since when, and what to change",
     "merge": "merge an adapter into its base for serving, and say how much of it the rounding keeps",
     "ablate": "run an ablation: rows, seeds, equal budgets, and a report with intervals",
     "demo": "compare DAPO with GRPO on the built-in task, on a CPU",
@@ -77,6 +78,10 @@ def _command(name: str) -> Callable[[list[str]], int]:
         from .plan import main as plan
 
         return plan
+    if name == "diagnose":
+        from .diagnose import main as diagnose
+
+        return diagnose
     if name == "merge":
         from .merge import main as merge
 

@@ -5,18 +5,17 @@ What only the commands that learn from preferences need, `reward` and `dpo`: scr
 from dataclasses import dataclass, field
 from typing import Any
 
-from trl import ScriptArguments
-
 from trl_dapo import arena
 
 from . import built_in_task
 from .arguments import Arguments
 from .data import load_splits
+from .monitor_arguments import MonitoredScriptArguments
 from .source import named_source, trainer_arguments
 
 
 @dataclass
-class OfflineScriptArguments(ScriptArguments):
+class OfflineScriptArguments(MonitoredScriptArguments):
     """
     What the script needs besides the configs of model and training.
 

@@ -5,19 +5,18 @@ What only the commands that generate need, `dapo`, `grpo` and `ppo`: script argu
 from dataclasses import dataclass, field
 from typing import Any
 
-from trl import ScriptArguments
-
 from . import built_in_task
 from .arguments import Arguments, CommandParser
 from .check_batch import check_batch
 from .data import column_names, load_data, say
+from .monitor_arguments import MonitoredScriptArguments
 from .precedence import yield_to_given
 from .reward_names import KNOWN, check_columns, reward_functions, scoring_arguments
 from .source import named_source, trainer_arguments
 
 
 @dataclass
-class OnlineScriptArguments(ScriptArguments):
+class OnlineScriptArguments(MonitoredScriptArguments):
     """
     What the script needs besides the configs of model and training.
 

@@ -19,6 +19,7 @@ from .arguments import Arguments, CommandParser
 from .commands import Command
 from .config_file import read_config_file, split_config_flag
 from .errors import UsageError, one_line, report
+from .monitor_arguments import add_monitors
 from .plan_before import check_memory
 from .unfinished import none_left
 
@@ -92,6 +93,7 @@ def main(
     check_memory(command.name, arguments)
     trainer = build_trainer(command, arguments)
     watch(trainer)
+    add_monitors(trainer, script_args)
     train_and_save(trainer, script_args, resume_from)
 
 

@@ -162,7 +162,7 @@ class DAPOTrainer(GRPOTrainer):
         if not self.args.dynamic_sampling or not isinstance(self.train_dataset, Dataset):
             return super().rows_to_load(dataset, description)
         # The stream serves the prompts; the loader only says how many batches a run has
-        return EmptyRows(len(self.train_dataset))
+        return EmptyRows(len(self.train_dataset), self.train_dataset)
 
     def step_begins(self) -> None:
         super().step_begins()

@@ -21,10 +21,13 @@ class FetchedOnce(Dataset):
         times (`int`):
             How often the same rows are asked for. After that they are fetched again, since their reader may have
             changed their content.
+
+    Attributes:
+        stands_for (`Any`): the dataset.
     """
 
     def __init__(self, dataset: Any, times: int) -> None:
-        self._dataset = dataset
+        self._dataset = self.stands_for = dataset
         self._times = times
         self._left = 0
         self._asked: list[int] = []
@@ -45,10 +48,19 @@ class FetchedOnce(Dataset):
 
 
 class EmptyRows(Dataset):
-    """Rows without content, for a loader whose batches are counted but never read."""
+    """
+    Rows without content, for a loader whose batches are counted but never read.
 
-    def __init__(self, length: int) -> None:
+    Args:
+        length (`int`):
+            Number of rows.
+        stands_for (`Any`, *optional*):
+            The dataset whose rows are read elsewhere, for who looks at the data through the loader.
+    """
+
+    def __init__(self, length: int, stands_for: Any = None) -> None:
         self._length = length
+        self.stands_for = stands_for
 
     def __len__(self) -> int:
         return self._length

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ..host.whole_files import write_whole
 
@@ -66,8 +67,13 @@ def read_findings(folder: Path) -> tuple[Finding, ...]:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values["version"] != VERSION:
             raise ValueError(f"version {values['version']}")
-        return tuple(Finding(**{**one, "settings": tuple(one["settings"])}) for one in values["findings"])
+        return tuple(_finding(one) for one in values["findings"])
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read as the findings of a run: {error}.") from error
+
+
+def _finding(values: dict[str, Any]) -> Finding:
+    made: dict[str, Any] = {**values, "settings": tuple(values["settings"])}
+    return Finding(**made)
