@@ -140,7 +140,7 @@ class LiveView(TrainerCallback, Watch):
             title, metrics = metrics_of(args)
             online = hasattr(args, "num_generations")
             self.state = RunState(
-                title=f"{title}  {Path(str(args.output_dir)).name}",
+                title=f"{title} · {Path(str(args.output_dir)).name}",
                 metrics=metrics,
                 max_steps=state.max_steps,
                 unit="completions" if online else "pairs",

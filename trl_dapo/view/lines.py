@@ -7,7 +7,7 @@ from typing import Any, TextIO
 from .metrics import held_out_metrics, shown
 from .plain import plain
 from .state import RunState
-from .words import count, duration, finding_words, share
+from .words import count, duration, share
 
 
 # Places of a value: the longest is a power of ten with a sign
@@ -54,28 +54,20 @@ class LineScreen:
     Args:
         stream (`TextIO`):
             Where to.
-        warns (`bool`, *optional*, defaults to `True`):
-            Whether to write findings.
     """
 
-    def __init__(self, stream: TextIO, warns: bool = True) -> None:
-        self._stream, self._warns = stream, warns
-        self._told: set[tuple[str, int]] = set()
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
 
     def begin(self, state: RunState) -> None:
         """Nothing is known yet that is worth a line."""
 
     def changed(self, state: RunState) -> None:
-        """Writes the findings that are new."""
-        new = [one for one in state.findings if (one.rule, one.onset) not in self._told]
-        for one in new if self._warns else []:
-            self._told.add((one.rule, one.onset))
-            self._write(f"! {finding_words(one)}")
+        """What changes between two logs is worth no line; findings are told by the logger."""
 
     def logged(self, state: RunState, entry: dict[str, Any]) -> None:
         """Writes the line of a log."""
         self._write(evaluation_line(entry, state.step) if held_out_metrics(entry) else log_line(state))
-        self.changed(state)
 
     def end(self, state: RunState) -> None:
         """Writes how the run ended."""

@@ -13,7 +13,7 @@ from .charts import chart
 from .metrics import Metric, shown
 from .plain import middle, plain, tail
 from .samples import Sample
-from .series import bars, direction
+from .series import bars, binned, direction
 from .state import RunState
 from .words import finding_words, progress, share, time_left
 
@@ -95,15 +95,16 @@ def _table(state: RunState) -> str:
     rows = []
     for metric in state.shown:
         series = state.series[metric.label]
+        trend = bars(binned(series.values, 16), 16)
         value = "–" if series.last is None else shown(series.last, metric.form)
         cells = (
             f'<td style="text-align:left">{escape(plain(metric.label))}</td>',
             f'<td style="text-align:right"><b>{value}</b></td>',
-            f'<td style="text-align:left;font-family:monospace;white-space:pre">{bars(series.values, 16)}</td>',
+            f'<td style="text-align:left;font-family:monospace;white-space:pre">{trend}</td>',
             f"<td>{ARROWS[direction(series.values)]}</td>",
         )
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    return f'<table style="color:inherit;margin:6px 0">{"".join(rows)}</table>' if rows else ""
+    return f'<table style="font:inherit;color:inherit;margin:6px 0">{"".join(rows)}</table>' if rows else ""
 
 
 def _charts(state: RunState) -> str:

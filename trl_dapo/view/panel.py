@@ -2,6 +2,7 @@
 The panel of a terminal, as lines of a given width: a state in, text out.
 """
 
+import textwrap
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -10,12 +11,13 @@ from rich.text import Text
 from .metrics import Metric, shown
 from .plain import head, middle, plain, tail
 from .samples import Sample
-from .series import bars, direction
+from .series import bars, binned, direction
 from .state import RunState
 from .words import finding_words, progress, share, time_left
 
 
-CELL, SPARK, LABEL, VALUE = 38, 13, 13, 8
+# Cells of a column at least, with the four between two; of a label, of a value, and of all that is not the small bars
+COLUMN, LABEL, VALUE, REST = 40, 13, 8, 24
 NARROW, WIDE = 46, 120
 FINDINGS = 2
 
@@ -51,15 +53,16 @@ def panel(state: RunState, width: int, height: int = 40, signs: Signs | None = N
             What is drawn with; [`PLAIN_SIGNS`] for terminals without Unicode.
     """
     signs = signs or Signs()
-    top, warnings = _top(state, width, signs), _warnings(state)
+    top, warnings = _top(state, width, signs), _warnings(state, width)
     cells = _metrics(state, width, signs)
     samples = _samples(state.samples, width)
-    room = max(height - len(top) - len(warnings), 0)
+    # A blank line stands before each block but the first
+    room = max(height - len(top) - len(warnings) - bool(warnings), 0)
     cells = cells[: max(room - 1, 0)]
     if len(cells) + len(samples) + 2 > room:
         samples = []
     blocks = [block for block in (top, cells, samples, warnings) if block]
-    lines = [line for block in blocks for line in ([Text()] if block is cells or block is samples else []) + block]
+    lines = [line for block in blocks for line in ([Text()] if block is not top else []) + block]
     for line in lines:
         line.no_wrap = True
         line.truncate(max(width, 1), overflow="ellipsis")
@@ -96,7 +99,7 @@ def _rollout(state: RunState, width: int, signs: Signs) -> list[Text]:
     if rollout is None:
         return []
     words = f"{rollout.kept} of {rollout.wanted} informative groups"
-    rounds = f"round {rollout.finished} of at most {rollout.most}" if rollout.finished else ""
+    rounds = f"round {rollout.finished} of {rollout.most}" if rollout.finished else ""
     bar = _bar(rollout.kept / max(rollout.wanted, 1), 20 if width >= NARROW else 8, signs, "green")
     return [Text.assemble("batch ", bar, " ", " · ".join(filter(None, (words, rounds))))]
 
@@ -116,21 +119,22 @@ def _bar(part: float, width: int, signs: Signs, style: str) -> Text:
 
 def _metrics(state: RunState, width: int, signs: Signs) -> list[Text]:
     metrics = state.shown
-    columns = max(width // (CELL + 2), 1)
+    columns = max((width + 4) // COLUMN, 1)
+    spark = max((width + 4) // columns - 4 - REST, 0)
     rows = -(-len(metrics) // columns)
     lines = []
     for row in range(rows):
         line = Text()
         for place, metric in enumerate(metrics[row::rows]):
-            line.append("    " if place else "").append(_cell(state, metric, signs))
+            line.append("    " if place else "").append(_cell(state, metric, spark, signs))
         lines.append(line)
     return lines
 
 
-def _cell(state: RunState, metric: Metric, signs: Signs) -> Text:
+def _cell(state: RunState, metric: Metric, spark: int, signs: Signs) -> Text:
     series = state.series[metric.label]
     value = signs.gap if series.last is None else shown(series.last, metric.form)
-    trend = bars(series.values, SPARK, signs.ascii_only).ljust(SPARK)
+    trend = bars(binned(series.values, spark), spark, signs.ascii_only).ljust(spark)
     arrow = {1: signs.up, -1: signs.down, 0: " "}[direction(series.values)]
     label = head(plain(metric.label), LABEL).ljust(LABEL)
     return Text.assemble(label, (value.rjust(VALUE), "bold"), " ", (trend, "cyan"), " ", arrow)
@@ -163,8 +167,10 @@ def _beside(one: Text, other: Text, half: int) -> Text:
     return Text.assemble(one, "    ", other)
 
 
-def _warnings(state: RunState) -> list[Text]:
-    findings = state.findings[-FINDINGS:]
-    lines = [Text.assemble(("! ", "bold yellow"), (finding_words(one), "yellow")) for one in findings]
-    more = len(state.findings) - len(findings)
-    return [*lines, Text(f"  and {more} before", style="yellow")] if more else lines
+def _warnings(state: RunState, width: int) -> list[Text]:
+    lines = []
+    for one in state.findings[-FINDINGS:]:
+        words = textwrap.wrap(finding_words(one), max(width - 2, 1), max_lines=2, placeholder=" …")
+        lines += [Text(mark + part, style="yellow") for mark, part in zip(("! ", "  "), words, strict=False)]
+    more = len(state.findings) - FINDINGS
+    return [*lines, Text(f"  and {more} before", style="yellow")] if more > 0 else lines

@@ -16,8 +16,6 @@ from .terminal import TerminalScreen
 
 Show = Literal["auto", "terminal", "lines", "notebook"]
 SHOW = ("auto", "terminal", "lines", "notebook")
-# From this level on, a log says errors alone
-ERROR = 40
 
 
 class Screen(Protocol):
@@ -46,7 +44,7 @@ def make_screen(
         show (`str`):
             One of `SHOW`; `"auto"` for what is there.
         args ([`~transformers.TrainingArguments`]):
-            Its `disable_tqdm` means lines, and its `log_level` says whether findings are among them.
+            Its `disable_tqdm` means lines.
         lock, failed, clock:
             As for [`TerminalScreen`].
     """
@@ -57,7 +55,7 @@ def make_screen(
         return TerminalScreen(console, lock, failed, clock)
     if kind == "notebook":
         return NotebookScreen(clock)
-    return LineScreen(sys.stdout, warns=args.get_process_log_level() < ERROR)
+    return LineScreen(sys.stdout)
 
 
 def where() -> str:

@@ -79,7 +79,8 @@ def bars(values: Sequence[float | None], width: int, ascii_only: bool = False) -
     if not known:
         return ""
     low, high = min(known), max(known)
-    if high <= low:
+    # What rounding alone sets apart is level
+    if high - low <= 1e-9 * max(abs(high), abs(low)):
         return "".join(" " if value is None else steps[3] for value in shown)
     last = len(steps) - 1
     # Halves before the difference, which overflows for numbers at both ends of the range
@@ -87,6 +88,22 @@ def bars(values: Sequence[float | None], width: int, ascii_only: bool = False) -
     return "".join(
         " " if value is None else steps[min(last, int((value / 2 - low / 2) / scale * last + 0.5))] for value in shown
     )
+
+
+def binned(values: Sequence[float | None], width: int, most: int = 8) -> list[float | None]:
+    """
+    Returns the last values as at most `width` means of up to `most` values each; of gaps alone, a gap.
+
+    ```python
+    >>> binned([9.0, 1.0, 3.0, None, 5.0], 2)
+    [2.0, 5.0]
+
+    ```
+    """
+    every = max(min(len(values) // max(width, 1), most), 1)
+    last = list(values)[-every * width :] if width > 0 else []
+    parts = [[one for one in last[at : at + every] if one is not None] for at in range(0, len(last), every)]
+    return [sum(part) / len(part) if part else None for part in parts]
 
 
 def direction(values: Sequence[float | None], window: int = 16) -> int:
