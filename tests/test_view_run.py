@@ -201,7 +201,7 @@ def test_wrong_arguments_are_refused(arguments, part):
         LiveView(**arguments)
 
 
-# --------------------------------------------------------------------------------------------------- terminals, streams
+# ------------------------------------------------------------------------------------------------- terminals, streams
 
 
 class Terminal(io.StringIO):
