@@ -1,11 +1,15 @@
 """The live view in real runs of the five trainers: it changes nothing, prints once, and never ends a run."""
 
 import io
+import json
 import logging
 import math
+import os
 import random
+import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -53,9 +57,9 @@ class Told(Watch, TrainerCallback):
 
 
 def numbers(one) -> list[dict]:
-    """The log without what a clock has measured."""
+    """The log without what a clock has measured, as text: of two logs without a number, both say nan."""
     return [
-        {name: value for name, value in entry.items() if not any(part in name for part in TIMES)}
+        {name: repr(value) for name, value in entry.items() if not any(part in name for part in TIMES)}
         for entry in one.state.log_history
     ]
 
@@ -176,9 +180,7 @@ def test_a_failure_of_the_view_is_told_once_and_ends_no_run(tmp_path, monkeypatc
     with caplog.at_level(logging.WARNING):
         one.train()
     assert one.state.global_step == 3
-    assert [record.message for record in caplog.records if "live view" in record.message] == [
-        "[RANK 0] The live view stops, and the run goes on: ZeroDivisionError: no room"
-    ] or sum("live view" in record.getMessage() for record in caplog.records) == 1
+    assert sum("The live view stops, and the run goes on" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_another_process_shows_nothing(capsys):
@@ -301,7 +303,7 @@ def test_an_evaluation_on_held_out_questions_shows_how_far_it_is(tmp_path):
             calls.append((name, done, total))
 
     one = trainer("grpo", tmp_path, max_steps=1, callbacks=[Evaluations()])
-    EvaluationCallback(one, {"sums": plain_dataset(3)}, parity_reward, k=2, batch_size=4).samples()
+    EvaluationCallback(one, {"sums": plain_dataset(3)}, parity_reward, k=2, batch_size=4, every=1).samples()
     # Three questions, two samples each, in batches of at most four
     assert calls[0] == ("sums", 0, 6)
     assert calls[-1] == ("sums", 6, 6)
@@ -316,30 +318,31 @@ def test_the_commands_add_it(word, count, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["dapo", "dpo"])
-def test_trackio_gets_the_same_numbers_beside_the_view(name, tmp_path, monkeypatch):
-    trackio = pytest.importorskip("trackio", reason="trackio is not installed: pip install trackio")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    monkeypatch.setenv("TRACKIO_PROJECT", f"view-{name}")
-    storage = pytest.importorskip("trackio.sqlite_storage").SQLiteStorage
-    own = {"reward_funcs": lambda completions, **kwargs: [0.0] * len(completions)} if name == "dapo" else {}
-    one = trainer(
-        name,
-        tmp_path,
-        max_steps=2,
-        logging_steps=1,
-        report_to="trackio",
-        project=f"view-{name}",
-        run_name="a run",
-        callbacks=[LiveView(show="lines")],
-        **own,
-    )
-    one.train()
-    trackio.finish()
-    run = storage.get_runs(f"view-{name}")[0]
-    stored = storage.get_logs(f"view-{name}", run)
-    steps = {entry["train/global_step"]: entry for entry in stored if "train/loss" in entry}
+def test_trackio_gets_the_same_numbers_beside_the_view(name, tmp_path):
+    pytest.importorskip("trackio", reason="trackio is not installed: pip install trackio")
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
+    words = [sys.executable, Path(__file__).with_name("trackio_worker.py"), name, tmp_path / "run"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    steps = {entry["train/global_step"]: entry for entry in found["stored"] if "train/loss" in entry}
     assert set(steps) == {1, 2}
-    for entry in one.state.log_history[:2]:
+    for entry in found["history"][:2]:
         for key in ("loss", "grad_norm", "learning_rate"):
             assert steps[entry["step"]][f"train/{key}"] == pytest.approx(entry[key])
-    assert not [key for entry in stored for key, value in entry.items() if value is None]
+    assert not [key for entry in found["stored"] for key, value in entry.items() if value is None]
+    if name == "dapo":
+        # An exhausted rollout: no token in the loss, so no clip ratio
+        assert steps[1]["train/dapo/exhausted"] == 1.0
+        assert not [key for key in steps[1] if key.startswith("train/clip_ratio")]
+
+
+def test_the_probe_of_a_model_is_reported_to_no_tracker(tmp_path, monkeypatch):
+    # It runs while the trainer is made, when no run of the tracker has begun, and trackio raises then
+    one = trainer("grpo", tmp_path)
+    one.args.report_to = ["trackio"]
+    profiling = sys.modules["trl.extras.profiling"]
+    monkeypatch.setattr(profiling, "is_trackio_available", lambda: True, raising=False)
+    monkeypatch.setattr(profiling, "trackio", SimpleNamespace(log=lambda *a, **k: pytest.fail("told")), raising=False)
+    assert one.host.probe_logps(one.model).numel() > 0
+    assert one.args.report_to == ["trackio"]

@@ -2,7 +2,7 @@
 A run as a panel at the foot of a terminal, which changes in place.
 
 A thread draws, so that training waits for nothing, and it draws only so often that drawing takes at most a 200th of
-the time. What others write meanwhile appears above the panel.
+what the process works. What others write meanwhile appears above the panel.
 """
 
 import sys
@@ -24,8 +24,8 @@ from .state import RunState
 from .streams import handlers_moved
 
 
-# Seconds between two drawings: at least so many, and so many times what the last one took
-AT_LEAST, TIMES = 0.25, 200
+# Seconds between two drawings, and how many times what a drawing takes the process works in between
+AT_LEAST, AT_MOST, TIMES = 0.25, 10.0, 200
 MOST_WIDTH = 180
 
 
@@ -108,7 +108,6 @@ class TerminalScreen:
         return Panel(Group(*lines), title=shown, title_align="left", box=box, width=width, border_style="dim")
 
     def _draw_on(self, state: RunState) -> None:
-        pause = AT_LEAST
         while not self._over.is_set():
             self._changed.wait(timeout=1.0)
             self._changed.clear()
@@ -123,5 +122,10 @@ class TerminalScreen:
             except Exception as error:
                 self._failed(error)
                 return
-            pause = max(AT_LEAST, TIMES * (time.thread_time() - began))
-            self._over.wait(pause)
+            self._rest(time.thread_time() - began)
+
+    def _rest(self, took: float) -> None:
+        """Waits until the process has worked so many times what a drawing took, however little of a core it gets."""
+        until, work = time.monotonic() + AT_MOST, time.process_time() + TIMES * took
+        while not self._over.wait(AT_LEAST) and time.monotonic() < until and time.process_time() < work:
+            pass
