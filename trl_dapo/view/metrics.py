@@ -120,7 +120,7 @@ def metrics_of(args: Any) -> tuple[str, tuple[Metric, ...]]:
 def held_out_metrics(entry: dict[str, Any]) -> list[Metric]:
     """Returns the metrics of an evaluation that are shown: avg@k and maj@k of each data set, reward and accuracy."""
     found = []
-    for name in entry:
+    for name in (name for name in entry if name.startswith("eval_")):
         asked = re.fullmatch(r"eval_(?:(.+)_)?((?:avg|maj)@\d+)", name)
         if asked is not None:
             label = " ".join(filter(None, (asked[1], asked[2])))

@@ -1,7 +1,7 @@
 """
 A run as a panel at the foot of a terminal, which changes in place.
 
-A thread draws, so that training waits for nothing, and it draws only so often that drawing takes at most a 200th of
+A thread draws, so that training waits for nothing, and it draws only so often that drawing takes at most a 400th of
 what the process works. What others write meanwhile appears above the panel.
 """
 
@@ -25,7 +25,7 @@ from .streams import handlers_moved
 
 
 # Seconds between two drawings, and how many times what a drawing takes the process works in between
-AT_LEAST, AT_MOST, TIMES = 0.25, 10.0, 200
+AT_LEAST, AT_MOST, TIMES = 0.25, 10.0, 400
 MOST_WIDTH = 180
 
 
