@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .reward_model.function import RewardModelFunction
     from .reward_model.trainer import RewardTrainer
     from .verification.certificate import verify
+    from .view.callback import LiveView
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ __all__ = [
     "EvaluationCallback",
     "GRPOConfig",
     "GRPOTrainer",
+    "LiveView",
     "PPOConfig",
     "PPOTrainer",
     "RewardConfig",
@@ -57,6 +59,7 @@ _HOMES = {
     "EvaluationCallback": ".evaluation.callback",
     "GRPOConfig": ".grpo.config",
     "GRPOTrainer": ".grpo.trainer",
+    "LiveView": ".view.callback",
     "PPOConfig": ".ppo.config",
     "PPOTrainer": ".ppo.trainer",
     "RewardConfig": ".reward_model.config",

@@ -3,12 +3,13 @@ What all training commands share about looking into a run: script arguments, and
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from trl import ScriptArguments
 
 from trl_dapo.monitor.callback import DiagnosisCallback
 from trl_dapo.monitor.diagnosis import check_rules
+from trl_dapo.view.callback import LiveView
 
 
 @dataclass
@@ -17,6 +18,9 @@ class MonitoredScriptArguments(ScriptArguments):
     Script arguments of a run that is looked into.
 
     Args:
+        live_view (`"auto"`, `"on"` or `"off"`, *optional*, defaults to `"auto"`):
+            Show the run: a panel on a terminal, else one line per log. `on` draws the panel wherever the output goes,
+            `off` leaves the output to transformers.
         diagnose (`bool`, *optional*, defaults to `True`):
             Look for faults during training: one warning each, and `findings.json` in `output_dir`.
         stop_on (`list[str]`, *optional*):
@@ -25,6 +29,12 @@ class MonitoredScriptArguments(ScriptArguments):
             Keep a checkpoint of each finding's step, which `save_total_limit` leaves alone.
     """
 
+    live_view: Literal["auto", "on", "off"] = field(
+        default="auto",
+        metadata={
+            "help": "Show the run: a panel on a terminal, else a line per log; on: a panel anywhere; off: none."
+        },
+    )
     diagnose: bool = field(
         default=True, metadata={"help": "Look for faults during training: one warning each, and findings.json."}
     )
@@ -50,3 +60,5 @@ def add_monitors(trainer: Any, script_args: MonitoredScriptArguments) -> None:
     """Adds the callbacks that the arguments ask for."""
     if script_args.diagnose:
         trainer.add_callback(DiagnosisCallback(script_args.stop_on or (), script_args.save_on_finding))
+    if script_args.live_view != "off":
+        trainer.add_callback(LiveView(show="terminal" if script_args.live_view == "on" else "auto"))

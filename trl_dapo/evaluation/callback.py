@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from ..host.card_results import CardResult
 from ..host.own_generation import GenerationSettings, check_online, generating_aside, log_aside
+from ..host.watch import watch_of
 from .card_results import card_results, written_results
 from .judging import as_scorer, name_of
 from .results import ResultsFolder
@@ -177,6 +178,8 @@ class EvaluationCallback(TrainerCallback):
         )
         own: list[tuple[int, list[Sample]]] = []
         failure: str | None = None
+        total, watch = len(problems.rows) * self._protocol.k, watch_of(self._trainer)
+        watch.evaluates(problems.name, 0, total)
         with generating_aside(self._trainer, settings) as generate:
             for first in range(0, len(batches), accelerator.num_processes):
                 # All processes generate alike, so one that has no batch left repeats the first
@@ -192,6 +195,8 @@ class EvaluationCallback(TrainerCallback):
                     except Exception as error:
                         # The others wait for this process, and have to learn of it
                         failure = f"{error}"
+                done = sum(len(one.rows) for one in batches[: first + accelerator.num_processes])
+                watch.evaluates(problems.name, done, total)
         return _gathered(own, failure)
 
     def _write(self, step: int, samples: dict[str, list[Sample]], scores: dict[str, DataSetScore]) -> None:

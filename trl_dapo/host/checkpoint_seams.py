@@ -26,6 +26,7 @@ from .reference import load_reference, save_reference
 from .required import required
 from .resume import checkpoint_to_resume
 from .swapped import swapped
+from .watch import watch_of
 
 
 Host = Trainer if TYPE_CHECKING else object
@@ -113,7 +114,8 @@ class CheckpointSeams(Host):
             folder = required(self.args.output_dir)
             checkpoint = checkpoint_to_resume(resume_from_checkpoint, folder, self.has_state_file)
         self.run_begins(checkpoint)
-        return super().train(checkpoint, *rest, **kwargs)
+        with watch_of(self).training(self):
+            return super().train(checkpoint, *rest, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step >= self.state.max_steps:
@@ -146,7 +148,7 @@ class CheckpointSeams(Host):
                 record_quantization(Path(folder), model.get_base_model())
         self._write_card(Path(folder), Asked(dataset_name=self._data_set_named))
 
-    def create_model_card(  # ty: ignore[invalid-method-override]
+    def create_model_card(  # ty: ignore[incompatible-method-override]
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
     ) -> None:
         """

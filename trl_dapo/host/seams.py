@@ -27,7 +27,7 @@ from .resume import Parts, load_parts, save_parts
 from .rollout_rows import checked_rollout
 from .state import HostState
 from .swapped import swapped
-from .watch import Watch
+from .watch import Watch, watch_of
 
 
 class Steps(Protocol):
@@ -82,7 +82,6 @@ class Seams(CheckpointSeams, HostTrainer):
 
     # Defaults of the class, which hold for an instance made without `__init__` too
     present_pass: Pass = Pass()
-    watch: Watch = Watch()
     update_phase: Steps | None = None
     packed_passes: Passes | None = None
 
@@ -90,6 +89,11 @@ class Seams(CheckpointSeams, HostTrainer):
     def host(self) -> HostState:
         """The host's private state."""
         return HostState(self)
+
+    @property
+    def watch(self) -> Watch:
+        """What looks at the run."""
+        return watch_of(self)
 
     @contextmanager
     def in_charge(self, one: PassInCharge) -> Generator[PassInCharge]:
@@ -200,6 +204,8 @@ class Seams(CheckpointSeams, HostTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         self.log_begins(logs)
+        if self.model.training:
+            self.watch.logs(self.host.completions_table)
         # The host logs `None` for a name that has no number, such as a clip ratio where no token is in the loss
         self.host.drop_numberless()
         super().log(logs, start_time)
@@ -235,9 +241,9 @@ class Seams(CheckpointSeams, HostTrainer):
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
         host = super()._calculate_rewards
-        self.watch.written(completion_ids_list)
 
         def rewards() -> torch.Tensor:
+            self.watch.written(completion_ids_list)
             with swapped(self, **self.functions_to_call()):
                 rewards = host(inputs, prompts, completions, completion_ids_list)
             self.check_rewards(rewards, prompts, completions)

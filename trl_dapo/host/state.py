@@ -112,7 +112,9 @@ class HostState:
         ids = probe_ids(size, self.tokenizer.all_special_ids, self._trainer.accelerator.device)
         # TRL's own, since a subclass may need a rollout
         host = HostTrainer._get_per_token_logps_and_entropies
-        return host(self._trainer, model, ids, torch.ones_like(ids), ids.size(1) - 2)[0]
+        # It reports how long it takes, and trackio refuses what comes before a run has begun
+        with swapped(self._trainer.args, report_to=[]):
+            return host(self._trainer, model, ids, torch.ones_like(ids), ids.size(1) - 2)[0]
 
     # Text
 

@@ -197,9 +197,14 @@ class UpdatePhase:
             with trainer.in_charge(LogPass(window.logps_of(step))), torch.no_grad():
                 trainer.host.compute_loss(model, batch)
             known, tokens = facts[:, step].tolist()
-            if known != tokens:
+            metrics = trainer.host.metrics["train"]
+            if not tokens:
+                # The host's mean over no token is 0, which would be drawn as one
+                for name in (name for name in metrics if name in ("entropy", "kl") or "clip_ratio" in name):
+                    metrics[name][-1] = float("nan")
+            elif known != tokens:
                 # The entropy of rows that were left out is not known: the mean is over the others
-                trainer.host.metrics["train"]["entropy"][-1] *= tokens / known if known else float("nan")
+                metrics["entropy"][-1] *= tokens / known if known else float("nan")
 
 
 class _Alone:

@@ -18,7 +18,6 @@ import torch
 from accelerate.logging import get_logger
 from transformers import TrainerCallback
 
-from ..host.seams import Seams
 from ..host.watch import Watch
 from ..host.whole_files import write_whole
 from .resident import Resident
@@ -257,6 +256,4 @@ def watch(trainer: Any) -> MemoryAndTime | None:
     model.get_input_embeddings().register_forward_pre_hook(
         lambda module, inputs: one.read(inputs[0] if inputs else None)
     )
-    if isinstance(trainer, Seams):
-        trainer.watch = one
     return one

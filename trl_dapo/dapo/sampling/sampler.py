@@ -129,6 +129,7 @@ class DynamicSampler:
             self.judge(candidates, self.surplus.round)
         self.stream.begin_batch(held=candidates.prompts)
         self.keep_rate.begin_rollout()
+        self._tell_watch(candidates, wanted)
         while size := self.size_of_round(candidates, wanted):
             prompts = self.stream.take(size, self.granule)
             asked = min(size, wanted - candidates.carried_groups)
@@ -141,6 +142,7 @@ class DynamicSampler:
             inputs = self.stream.rows(prompts, generations, slice(first, first + share))
             self.judge(candidates, self._rounds.run_candidates(inputs))
             self._remember(candidates, prompts)
+            self._tell_watch(candidates, wanted)
         self.history.end_rollout()
         return candidates
 
@@ -168,6 +170,10 @@ class DynamicSampler:
         limit = largest_round(wanted, self._args.max_round_batches, self.granule)
         quantile = QUANTILE if rounds else FIRST_QUANTILE
         return round_size(wanted - kept, self.keep_rate, quantile, self.granule, limit)
+
+    def _tell_watch(self, candidates: Candidates, wanted: int) -> None:
+        kept, most = min(sum(candidates.informative), wanted), 1 + self._args.max_refill_rounds
+        self._trainer.watch.judged(kept, wanted, candidates.generation_rounds, most)
 
     def _remember(self, candidates: Candidates, prompts: list[StreamedPrompt]) -> None:
         """Notes the prompts of the last round, and counts it towards the keep-rate and their history."""

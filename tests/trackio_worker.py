@@ -1,0 +1,30 @@
+"""A run that reports to trackio beside the live view, in a process of its own: trackio reads its folder when imported.
+
+    TRACKIO_DIR=folder python trackio_worker.py dapo output_dir
+
+Its last line is the run's log and what trackio has stored, as JSON.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from trackio.sqlite_storage import SQLiteStorage
+
+from five import trainer
+from trl_dapo import LiveView
+
+
+def nothing_right(completions, **kwargs) -> list[float]:
+    """A reward of which no group is informative."""
+    return [0.0] * len(completions)
+
+
+if __name__ == "__main__":
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    own = {"reward_funcs": nothing_right} if name == "dapo" else {}
+    fields = {"max_steps": 2, "logging_steps": 1, "report_to": "trackio", "project": "view", "run_name": "one"}
+    one = trainer(name, folder, callbacks=[LiveView(show="lines")], **fields, **own)
+    one.train()
+    stored = SQLiteStorage.get_logs("view", SQLiteStorage.get_runs("view")[0])
+    sys.stdout.write(json.dumps({"history": one.state.log_history, "stored": stored}, default=str) + "\n")
