@@ -341,7 +341,7 @@ def test_a_plan_that_fails_ends_no_run(sums, model_dir, monkeypatch):
     def fails(*args, **kwargs):
         raise RuntimeError("an operator has no fake kernel")
 
-    monkeypatch.setattr(plan_before, "plan_memory", fails)
+    monkeypatch.setattr(plan_result, "plan_memory", fails)
     plan_before.check_memory("grpo", arguments)
 
 

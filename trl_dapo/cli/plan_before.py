@@ -69,6 +69,7 @@ def check_memory(name: str, arguments: Arguments) -> None:
             # This process has its context already
             plans = plans_on(total, FEW_PLANS, context=0)
             plan = plans.of(shape)
+            change = first_change(shape, plans, free) if plan.bytes > free else None
     except Exception as error:
         # A run is not worth less because it could not be planned
         logger.debug(f"memory was not planned: {one_line(error)}")
@@ -80,8 +81,6 @@ def check_memory(name: str, arguments: Arguments) -> None:
             "load_in_4bit, take a smaller one, or free the card (`nvidia-smi` shows who holds it)."
         )
     if plan.bytes > free:
-        with random_state_kept():
-            change = first_change(shape, plans, free)
         fix = f"To change first: {change}" if change else "Take a smaller model"
         logger.warning(
             f"The card has {gib(free)} free, and the run is planned to need {gib(plan.bytes)}, most in the phase "
