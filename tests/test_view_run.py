@@ -144,6 +144,18 @@ def test_no_logger_gets_a_name_without_a_number(name, tmp_path):
         assert "clip_ratio/high_mean" not in logs.entries[0] or math.isfinite(logs.entries[0]["clip_ratio/high_mean"])
 
 
+def test_an_update_without_a_token_in_the_loss_logs_no_mean_over_tokens(tmp_path):
+    # Untrained completions seldom end, so overlong filtering leaves some updates without any row
+    one = trainer("dapo", tmp_path, max_steps=4, logging_steps=1, overlong_filtering=True)
+    one.train()
+    entries = one.state.log_history[:4]
+    empty = [entry for entry in entries if entry["packing/live_rows"] == 0]
+    assert 0 < len(empty) < len(entries)
+    for entry in entries:
+        means = [name for name in entry if name == "entropy" or name.startswith("clip_ratio/")]
+        assert bool(means) == (entry not in empty)
+
+
 def test_a_resumed_run_goes_on_with_its_series(tmp_path):
     first = trainer("dapo", tmp_path, max_steps=2, logging_steps=1)
     first.train()

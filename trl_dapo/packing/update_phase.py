@@ -197,14 +197,17 @@ class UpdatePhase:
             with trainer.in_charge(LogPass(window.logps_of(step))), torch.no_grad():
                 trainer.host.compute_loss(model, batch)
             known, tokens = facts[:, step].tolist()
-            metrics = trainer.host.metrics["train"]
-            if not tokens:
-                # The host's mean over no token is 0, which would be drawn as one
-                for name in (name for name in metrics if name in ("entropy", "kl") or "clip_ratio" in name):
-                    metrics[name][-1] = float("nan")
-            elif known != tokens:
+            if known != tokens:
                 # The entropy of rows that were left out is not known: the mean is over the others
-                metrics["entropy"][-1] *= tokens / known if known else float("nan")
+                trainer.host.metrics["train"]["entropy"][-1] *= tokens / known if known else float("nan")
+        if not facts[1].any():
+            self._leave_out_means(len(window.host_batches))
+
+    def _leave_out_means(self, logged: int) -> None:
+        """Takes the last values out of what the host logs as means over tokens: over no token, it logs 0."""
+        for name, values in self._trainer.host.metrics["train"].items():
+            if name in ("entropy", "kl") or "clip_ratio" in name:
+                values[-logged:] = [float("nan")] * min(logged, len(values))
 
 
 class _Alone:
