@@ -38,13 +38,17 @@ def test_a_change_that_never_helps_is_asked_of_once():
     assert (found.last, found.first, found.asked) == (None, 4, {4: False})
 
 
+def judge(log):
+    return ()
+
+
 def test_a_bound_is_seen_where_it_is_passed_first():
     log = [{"step": 1, "entropy": 0.5}, {"step": 2, "entropy": 0.09}, {"step": 3, "entropy": float("nan")}]
-    rule = parse_rule("entropy < 0.1", None)
+    rule = parse_rule("entropy < 0.1", judge)
     assert rule == Bound("entropy", "<", 0.1)
     assert rule.seen(log, 0) == Seen(2, 2)
     assert rule.seen(log, 2) is None
-    assert parse_rule("dapo/accuracy_generated>0.4", None).seen(log, 0) is None
+    assert parse_rule("dapo/accuracy_generated>0.4", judge).seen(log, 0) is None
 
 
 def test_a_rule_of_the_diagnosis_is_seen_where_it_is_told():
@@ -56,15 +60,13 @@ def test_a_rule_of_the_diagnosis_is_seen_where_it_is_told():
     assert rule.seen([], 0) == Seen(4, 7)
     # Told before the branch begins: not of the branch
     assert rule.seen([], 7) is None
-    assert parse_rule("reward_hacking", lambda log: (Found(),)).seen([], 0) is None
+    with pytest.raises(
+        ValueError, match=r"entropy_colapse is no rule of the diagnosis\. Did you mean .entropy_collapse"
+    ):
+        parse_rule("entropy_colapse", lambda log: (Found(),))
 
 
 @pytest.mark.parametrize("text", ["entropy<", "<0.1", "entropy<low", "entropy<0.1<0.2"])
 def test_a_bound_that_cannot_be_read_is_refused(text):
     with pytest.raises(ValueError, match="write a metric, < or >, and a number"):
-        parse_rule(text, None)
-
-
-def test_a_rule_without_a_diagnosis_is_refused():
-    with pytest.raises(ValueError, match="Give a bound on a metric"):
-        parse_rule("entropy_collapse", None)
+        parse_rule(text, judge)

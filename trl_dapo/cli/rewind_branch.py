@@ -16,6 +16,7 @@ from trl_dapo.rewind.recording import BranchEnd
 
 from .commands import COMMANDS, Command
 from .errors import UsageError, one_line, report
+from .monitor_arguments import add_monitors
 from .script import build_trainer, parse_words
 from .unfinished import none_left
 
@@ -34,6 +35,8 @@ def main(argv: list[str]) -> int:
 def _train(command: Command, branch: Branch, folder: Path, argv: list[str]) -> None:
     arguments = parse_words(command, argv)
     trainer = build_trainer(command, arguments)
+    # The run had the diagnosis too, which adds keys to the log
+    add_monitors(trainer, arguments.script_args)
     trainer.add_callback(OptimizerChanges(trainer, optimizer_fields(branch.moved)))
     trainer.add_callback(BranchEnd(branch, folder))
     with none_left(folder / RUN_FOLDER, "checkpoints"):

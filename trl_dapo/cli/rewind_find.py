@@ -84,7 +84,7 @@ def find(options: Options) -> int:
     """Searches, prints what was found, and writes it to `find.json`."""
     source = read_source(options)
     (changes,) = parse_changes(options.groups, source.command)
-    rule = parse_rule(str(options.find), judge())
+    rule = parse_rule(str(options.find), judge(options.run))
     seen = rule.seen(source.origin.log, 0)
     if seen is None:
         raise UsageError(f"--find {rule}: the run's log does not show it, up to step {source.origin.last}.")

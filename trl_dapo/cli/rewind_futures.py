@@ -74,7 +74,7 @@ def _told(
         branch = made(start, one, checkpoint, base, end)
         future, failure = future_of(branch, start, options.folder, say)
         # A run may be over before
-        found = None if future is None else findings_in([*past, *future.log], judge(), base)
+        found = None if future is None else findings_in([*past, *future.log], judge(options.run), base)
         told.append(Told(branch, future, failure, found))
         if failure and branch.name == AS_IT_WAS:
             break

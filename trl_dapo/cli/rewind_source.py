@@ -5,9 +5,12 @@ The run that is rewound, and how it was started: read and checked, nothing writt
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trl_dapo.monitor.diagnosis import diagnose
+from trl_dapo.monitor.settings import read_settings
 from trl_dapo.rewind.origin import Origin, processes_of, read_origin
 
 from .command_file import Started, given_values, read_starts, start_at, started
@@ -91,11 +94,9 @@ def read_source(options: Options) -> Source:
     return Source(read_origin(options.run, online), starts, online)
 
 
-def judge() -> Callable[[list[Any]], Any] | None:
-    """Returns the diagnosis of a log, or `None` where this package has none."""
-    import trl_dapo
-
-    return getattr(trl_dapo, "diagnose", None)
+def judge(run: Path) -> Callable[[list[Any]], Any]:
+    """Returns the diagnosis of a log, with what the run was set to."""
+    return partial(diagnose, settings=read_settings(run))
 
 
 def _from_words(words: list[str]) -> Started:

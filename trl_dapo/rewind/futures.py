@@ -79,8 +79,6 @@ def rows_of(told: Sequence[Told], metrics: Sequence[str]) -> list[Row]:
     return rows
 
 
-def findings_in(log: Sequence[Mapping[str, Any]], judge: Any, base: int) -> tuple[str, ...] | None:
-    """Returns the rules that are found in a log with an onset after a step, or `None` without a judge."""
-    if judge is None:
-        return None
+def findings_in(log: Sequence[Mapping[str, Any]], judge: Any, base: int) -> tuple[str, ...]:
+    """Returns the rules that a judge finds in a log and tells after a step, with their onsets."""
     return tuple(f"{one.rule} (step {one.onset})" for one in judge(list(log)) if one.step > base)

@@ -2,18 +2,16 @@
 The run that is rewound: its log, and the checkpoints that a branch can begin at.
 """
 
-import importlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..host.checkpoints import STATE_FILE, damage, numbered
+from ..monitor.event_checkpoints import event_checkpoints
 
 
 TRAINER_STATE = "trainer_state.json"
-# Where helpers of a run that keep checkpoints of their own list them
-_EVENTS = "trl_dapo.monitor.event_checkpoints"
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def read_origin(folder: Path, online: bool) -> Origin:
     checkpoints: dict[int, Path] = {}
     damages: dict[str, str] = {}
     found = {path: int(path.name.rsplit("-", 1)[-1]) for path in numbered(folder)}
-    found |= {path: step for step, path in _of_events(folder)}
+    found |= {path: step for step, path in event_checkpoints(folder)}
     for path, step in sorted(found.items(), key=lambda one: one[1]):
         wrong = damage(path, online)
         if wrong is None:
@@ -105,14 +103,6 @@ def is_inside_rollout(checkpoint: Path) -> bool:
     """Returns whether a checkpoint of an online trainer was saved between two updates of one rollout."""
     path = checkpoint / STATE_FILE
     return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8"))["parts"]["rollout"]["inside"])
-
-
-def _of_events(folder: Path) -> list[tuple[int, Path]]:
-    try:
-        module = importlib.import_module(_EVENTS)
-    except ModuleNotFoundError:
-        return []
-    return [(int(step), Path(path)) for step, path in module.event_checkpoints(folder)]
 
 
 def _log(folder: Path, checkpoints: list[Path]) -> list[dict[str, Any]]:

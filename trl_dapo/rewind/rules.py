@@ -5,7 +5,10 @@ What a run is searched for: a rule of the diagnosis, or a bound on a metric of i
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
+
+from ..monitor.diagnosis import NAMES
 
 
 _BOUND = re.compile(r"\s*(?P<key>[^<>\s]+)\s*(?P<sign>[<>])\s*(?P<bound>\S+)\s*")
@@ -62,12 +65,12 @@ class Rule:
         return None if first is None else Seen(first.onset, first.step)
 
 
-def parse_rule(text: str, judge: Judge | None) -> Rule | Bound:
+def parse_rule(text: str, judge: Judge) -> Rule | Bound:
     """
     Returns the rule that a text names.
 
     Raises:
-        `ValueError`: If it is a bound that cannot be read, or a name without a diagnosis that knows rules.
+        `ValueError`: If it is a bound that cannot be read, or the name of no rule.
     """
     if "<" in text or ">" in text:
         match = _BOUND.fullmatch(text)
@@ -75,8 +78,11 @@ def parse_rule(text: str, judge: Judge | None) -> Rule | Bound:
             return Bound(match["key"], match["sign"], float(match["bound"]))  # ty: ignore[not-subscriptable]
         except (TypeError, ValueError) as error:
             raise ValueError(f"--find {text}: write a metric, < or >, and a number, as in entropy<0.1.") from error
-    if judge is None:
+    if text not in NAMES:
+        near = get_close_matches(text, NAMES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"--find {text}: this trl_dapo has no diagnosis. Give a bound on a metric, as in entropy<0.1."
+            f"--find {text} is no rule of the diagnosis.{hint} They are {', '.join(NAMES)}. Or give a bound on "
+            "a metric, as in entropy<0.1."
         )
     return Rule(text, judge)
