@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from ..host.adapter_folders import brings_embeddings, load_adapter, load_base
 from ..host.new_weights import Load, new_in_memory, refuse_new, watching_loads
+from ..qlora.one_kernel import keep_one_kernel
 from ..qlora.precision import is_quantized, takes_any_float
 from .folders import HEAD_NAMES, adapter_base
 
@@ -42,6 +43,8 @@ class LoadSettings:
         """Returns the model in eval mode, moved unless it is quantized or spread over devices."""
         if not is_quantized(model) and getattr(model, "hf_device_map", None) is None:
             model = model.to(self.place())
+        # The rewards that its trainer measured
+        keep_one_kernel(model)
         return model.eval()
 
 
