@@ -26,7 +26,7 @@ OTHERS = [{"prompt": f"{i}+1?", "reward_model": {"ground_truth": str(i + 1)}} fo
 def run(problems, workspace) -> dict:
     """The tiny run, measured on another file of the same shape."""
     name = write_lines(workspace / "others.jsonl", OTHERS)
-    return {**problems, "held_out": [name], "held_out_k": 2, "held_out_every": "1", "max_steps": 2}
+    return {**problems, "held_out": [name], "held_out_k": 2, "held_out_every": "1", "max_steps": 2, "live_view": "off"}
 
 
 def found(values: dict) -> dict:

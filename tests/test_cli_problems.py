@@ -72,7 +72,7 @@ def loaded(values: dict):
 
 
 def test_a_file_with_a_nested_answer_trains(problems, workspace, capfd):
-    assert main(["dapo", *flags(problems)]) == 0
+    assert main(["dapo", *flags(problems), "--live_view", "off"]) == 0
     out, _ = capfd.readouterr()
     assert "rewards/dapo_math/mean" in out
     assert (workspace / "out" / "config.json").is_file()
@@ -166,7 +166,17 @@ def test_the_papers_data_set_trains_by_name(problems, hub, streamed, capfd):
 def test_a_task_of_reasoning_gym_trains(problems, capfd):
     del problems["answer_column"]
     name = "reasoning-gym:chain_sum?max_terms=2&size=16"
-    assert main(["dapo", *flags({**problems, "dataset_name": name, "reward_funcs": ["reasoning_gym"]})]) == 0
+    assert (
+        main(
+            [
+                "dapo",
+                *flags({**problems, "dataset_name": name, "reward_funcs": ["reasoning_gym"]}),
+                "--live_view",
+                "off",
+            ]
+        )
+        == 0
+    )
     assert "rewards/reasoning_gym/mean" in capfd.readouterr().out
 
 

@@ -112,6 +112,10 @@ class CommandParser(TrlParser):
         """Parses, then fills in the fields that the user did not set."""
         namespace, unknown = super().parse_known_args(args, namespace)
         given = {*self._file_values, *self.written_values(args)[0]}
+        for action in self._actions:
+            # argparse takes `--name=--` for no value at all
+            if action.nargs is None and getattr(namespace, action.dest, None) == []:
+                self.error(f"argument --{action.dest}: expected one argument")
         _check_text(vars(namespace))
         self.notes = []
         self._fill_in(vars(namespace), given)

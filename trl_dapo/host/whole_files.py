@@ -3,6 +3,7 @@ Files that are there whole or not at all, also where the process dies or the dis
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -23,9 +24,15 @@ def write_whole(path: Path, text: str, sync: bool = True) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        if sync:
-            os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        # As on a full disk: half a file is of no use
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
