@@ -409,6 +409,9 @@ def test_no_arguments_train_on_the_arena(workspace, monkeypatch, arena):
     assert trainer.args.generation_batch_size == 16 * 8
     assert trainer.state.global_step == 1
     assert (workspace / "arena-DAPO" / "model.safetensors").is_file()
+    # Its log too, for `trl-dapo diagnose`
+    log = json.loads((workspace / "arena-DAPO" / "trainer_state.json").read_text())["log_history"]
+    assert log[0]["step"] == 1
 
 
 def test_arena_settings_give_way_to_flags(workspace):
@@ -416,6 +419,12 @@ def test_arena_settings_give_way_to_flags(workspace):
     config = parse(argv).training_args
     assert (config.generation_batch_size, config.learning_rate, config.max_steps) == (64, 1e-3, -1)
     assert (config.output_dir, config.use_cpu, config.updates_between_generations) == ("here", True, 4)
+    # It saves where it is told how often
+    assert [parse(words).training_args.save_strategy for words in ([], ["--save_steps=8"])] == ["no", "steps"]
+
+
+def test_two_dashes_are_no_value(workspace, capfd):
+    assert "--output_dir: expected one argument" in refused(["--output_dir=--"], capfd)
 
 
 def test_arena_is_evaluated_on_held_out_prompts(workspace, arena):

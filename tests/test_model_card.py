@@ -374,6 +374,8 @@ def test_names_of_bases(tmp_path, monkeypatch):
     assert base_of(cache).hub_id == "Qwen/Qwen2.5-0.5B"
     assert base_of("/cache/models--gpt2/snapshots/01").hub_id == "gpt2"
     assert "without a name" in str(base_of(""))
+    # The built-in model is neither on the Hub nor in a folder
+    assert (base_of("arena").hub_id, str(base_of("arena"))) == (None, "the built-in model of trl_dapo")
 
 
 def test_a_local_data_set_is_named_without_its_path(tmp_path):

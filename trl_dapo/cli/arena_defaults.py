@@ -74,6 +74,7 @@ YIELDS_TO = {
     "gradient_checkpointing": ("activation_checkpointing",),
     "reward_funcs": ("reward_model_name_or_path", "reward_adapter"),
     "bf16": ("fp16",),
+    "save_strategy": ("save_steps",),
 }
 
 

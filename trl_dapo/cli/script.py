@@ -146,6 +146,8 @@ def train_and_save(trainer: Any, script_args: ScriptArguments, resume_from: str 
     trainer.accelerator.print("Training completed.")
     with none_left(output_dir, "model"):
         trainer.save_model(trainer.args.output_dir)
+        # The log, for `trl-dapo diagnose` and `rewind`
+        trainer.save_state()
     trainer.accelerator.print(f"Model saved to {trainer.args.output_dir}.")
     if trainer.args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)

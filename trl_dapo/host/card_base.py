@@ -13,6 +13,8 @@ from huggingface_hub.utils import validate_repo_id
 from .card_text import as_code, plain
 
 
+# What the config of the built-in model is called, which is neither on the Hub nor in a folder
+BUILT_IN = "arena"
 # A snapshot in the cache of the Hub: `models--org--name/snapshots/<commit>`
 IN_CACHE = re.compile(r"models--([\w.-]+?)(?:--([\w.-]+))?[/\\]snapshots[/\\]")
 
@@ -40,6 +42,8 @@ class Base:
     def __str__(self) -> str:
         if self.name is None:
             return "a model without a name, which was made in code"
+        if self.name == BUILT_IN and not self.on_hub:
+            return "the built-in model of trl_dapo"
         if self.on_hub:
             return f"[{self.name}](https://huggingface.co/{self.name})"
         return f"{as_code(self.name)}, a local model (that is the name of its folder, and not one on the Hub)"
@@ -56,6 +60,8 @@ def base_of(name_or_path: Any) -> Base:
     if not name_or_path:
         return Base(None, False)
     given = str(name_or_path)
+    if given == BUILT_IN:
+        return Base(given, False)
     if cached := IN_CACHE.search(given):
         return Base("/".join(part for part in cached.groups() if part), True)
     if not Path(given).exists() and _may_be_on_hub(given):
