@@ -25,7 +25,7 @@ test: $(VENV)/.test ## Run the tests (options: ARGS="-k groups")
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n auto --dist loadscope --no-loadscope-reorder -m "not slow and not gpu" $(ARGS)
 
 test-slow: $(VENV)/.test ## Run the tests that take minutes
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "slow and not gpu" $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n auto --dist loadscope --no-loadscope-reorder -m "slow and not gpu" $(ARGS)
 
 check: $(VENV)/.lint ## Lint and check types
 	$(BIN)/ruff check .
