@@ -199,8 +199,9 @@ def answers(run: RunShape, free: int, replays: bool):
     return needs, first_change(run, plans, free), largest(run, plans, free)
 
 
-@pytest.mark.parametrize("share", [0.6, pytest.param(0.95, marks=pytest.mark.slow), 1.5])
-@pytest.mark.parametrize("name", ["full-sdpa", pytest.param("lora-eager", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.6, 0.95, 1.5])
+@pytest.mark.parametrize("name", ["full-sdpa", "lora-eager"])
 def test_answers_are_those_of_traces(name, share):
     run = shape(**MODELS[name])
     free = int(share * plan_memory(run).bytes)
