@@ -19,6 +19,7 @@ METRICS = (
     ("dapo/frac_informative", "frac_reward_zero_std"),
     ("clip_ratio/region_mean",),
     ("kl",),
+    ("value/explained_variance",),
     ("grad_norm",),
     ("loss",),
     ("learning_rate",),
