@@ -181,6 +181,7 @@ def test_how_often_a_technique_acts_is_counted_over_all_ranks(folder):
     assert max(log["above_symmetric"] for log in acted[0]) > 0
 
 
+@pytest.mark.slow
 def test_the_scale_of_the_length_penalty_is_seen_by_all_processes_together(folder, tmp_path):
     launch(tmp_path, 1, ["seen_scale_alone"])
     (alone,) = ranks(tmp_path, "seen_scale_alone", 1)
@@ -193,6 +194,7 @@ def test_the_scale_of_the_length_penalty_is_seen_by_all_processes_together(folde
     assert sorted(both) == pytest.approx(sorted(alone["advantages"][0]), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_keep_the_groups_that_one_keeps(folder, tmp_path):
     # 16 rows on one process are 8 on each of two: same batch, same refills, same groups, perhaps in another order
     launch(tmp_path, 1, ["one_process"])
