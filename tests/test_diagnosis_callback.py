@@ -36,7 +36,7 @@ from trl_dapo import DAPOTrainer, DiagnosisCallback, GRPOConfig, GRPOTrainer, PP
 from trl_dapo.host.checkpoints import damage
 from trl_dapo.host.fetching import EmptyRows, FetchedOnce
 from trl_dapo.monitor.callback import _alert
-from trl_dapo.monitor.event_checkpoints import event_checkpoints
+from trl_dapo.monitor.event_checkpoints import event_checkpoints, keep
 from trl_dapo.monitor.finding import Finding, read_findings, write_findings
 from trl_dapo.monitor.movement import Movement
 from trl_dapo.monitor.prompts import share_plain
@@ -304,6 +304,21 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_kept_does_not_end_the_run(tm
         trainer = diagnosed(tmp_path, DiagnosisCallback(save_on_finding=True))
     assert trainer.state.global_step == 7
     assert f"The checkpoint of groups_all_right at step {TOLD} is not kept" in caplog.text
+
+
+def test_of_a_copy_that_fails_nothing_is_left(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "checkpoint-4"
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+
+    def half(source, target):
+        target.mkdir()
+        raise shutil.Error([("a", "b", "[Errno 28] No space left on device")])
+
+    monkeypatch.setattr("shutil.copytree", half)
+    with pytest.raises(OSError, match="No space left on device"):
+        keep(checkpoint, "kl_runaway", 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
 
 
 # ------------------------------------------------------------------------------------ what only the callback can see
