@@ -329,7 +329,7 @@ def test_the_commands_add_it(word, count, tmp_path):
     assert sum(isinstance(callback, LiveView) for callback in one.callback_handler.callbacks) == count
 
 
-@pytest.mark.parametrize("name", ["dapo", "dpo"])
+@pytest.mark.parametrize("name", ["dapo", pytest.param("dpo", marks=pytest.mark.slow)])
 def test_trackio_gets_the_same_numbers_beside_the_view(name, tmp_path):
     pytest.importorskip("trackio", reason="trackio is not installed: pip install trackio")
     environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
