@@ -77,6 +77,11 @@ def test_every_python_block_is_python(path):
         compile(code if block.startswith(">>>") else block, path.name, "exec")
 
 
+def test_it_is_read_in_two_minutes():
+    assert len(README.splitlines()) <= 130
+    assert len(README.split()) <= 900
+
+
 def test_commands_of_make_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     named = set(re.findall(r"\bmake ([a-z-]+)", README))
