@@ -35,341 +35,140 @@ TITLES: dict[str, str] = {
     OTHERS: "others",
 }
 
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 GROUPS: dict[str, tuple[str, ...]] = {
     # In the order of the paper's Table 1
-    "toggles": (
-        "overlong_filtering",
-        "clip_higher",
-        "soft_overlong_punishment",
-        "token_level_loss",
-        "dynamic_sampling",
+    "toggles": _names(
+        """
+        overlong_filtering clip_higher soft_overlong_punishment token_level_loss dynamic_sampling
+        """
     ),
-    "ppo": (
-        "gamma",
-        "lam",
-        "kl_estimator",
-        "kl_target",
-        "kl_horizon",
-        "missing_eos_penalty",
-        "normalize_rewards",
-        "reward_clip",
-        "reward_adapter",
-        "critic_learning_rate",
-        "critic_max_grad_norm",
-        "critic_warmup_steps",
-        "cliprange_value",
+    "ppo": _names(
+        """
+        gamma lam kl_estimator kl_target kl_horizon missing_eos_penalty normalize_rewards reward_clip
+        reward_adapter critic_learning_rate critic_max_grad_norm critic_warmup_steps cliprange_value
+        """
     ),
-    "run": (
-        "model_name_or_path",
-        "dataset_name",
-        "output_dir",
-        "resume_from_checkpoint",
-        "seed",
-        "dry_run",
+    "run": _names(
+        """
+        model_name_or_path dataset_name output_dir resume_from_checkpoint seed dry_run
+        """
     ),
-    "generation": (
-        "num_generations",
-        "max_completion_length",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "repetition_penalty",
-        "steps_per_generation",
-        "generation_batch_size",
-        "use_vllm",
-        "num_generations_eval",
-        "generation_kwargs",
-        "chat_template_kwargs",
-        "max_tool_calling_iterations",
-        "cache_implementation",
-        "use_transformers_continuous_batching",
-        "transformers_continuous_batching_config",
-        "use_transformers_paged",
-        "ds3_gather_for_generation",
-        "drop_finished_rows",
-        "prefill_once",
+    "generation": _names(
+        """
+        num_generations max_completion_length temperature top_p top_k min_p repetition_penalty
+        steps_per_generation generation_batch_size use_vllm num_generations_eval generation_kwargs
+        chat_template_kwargs max_tool_calling_iterations cache_implementation
+        use_transformers_continuous_batching transformers_continuous_batching_config use_transformers_paged
+        ds3_gather_for_generation drop_finished_rows prefill_once
+        """
     ),
-    "rewards": (
-        "reward_funcs",
-        "reward_model_name_or_path",
-        "reward_weights",
-        "scale_rewards",
-        "multi_objective_aggregation",
-        "unparseable_reward",
-        "scorer_time_limit",
-        "reward_timeout",
-        # Of a reward model that is trained
-        "center_rewards_coefficient",
-        "statistics_window",
+    "rewards": _names(
+        """
+        reward_funcs reward_model_name_or_path reward_weights scale_rewards multi_objective_aggregation
+        unparseable_reward scorer_time_limit reward_timeout center_rewards_coefficient statistics_window
+        """
     ),
-    "gpu": (
-        "load_in_4bit",
-        "load_in_8bit",
-        "use_peft",
-        "lora_r",
-        "lora_alpha",
-        "lora_dropout",
-        "lora_target_modules",
-        "lora_target_parameters",
-        "lora_modules_to_save",
-        "lora_task_type",
-        "use_rslora",
-        "use_dora",
-        "adapter_dtype",
-        "bnb_4bit_quant_type",
-        "use_bnb_nested_quant",
-        "bnb_4bit_quant_storage",
-        "max_tokens_per_microbatch",
-        "compact_microbatches",
-        "generation_chunk_size",
-        "max_tokens_per_generation_call",
-        "gradient_checkpointing",
-        "gradient_checkpointing_kwargs",
-        "activation_checkpointing",
-        "activation_checkpointing_kwargs",
-        "activation_offloading",
-        "auto_find_batch_size",
-        "torch_empty_cache_steps",
+    "gpu": _names(
+        """
+        load_in_4bit load_in_8bit use_peft lora_r lora_alpha lora_dropout lora_target_modules
+        lora_target_parameters lora_modules_to_save lora_task_type use_rslora use_dora adapter_dtype
+        bnb_4bit_quant_type use_bnb_nested_quant bnb_4bit_quant_storage max_tokens_per_microbatch
+        compact_microbatches generation_chunk_size max_tokens_per_generation_call gradient_checkpointing
+        gradient_checkpointing_kwargs activation_checkpointing activation_checkpointing_kwargs
+        activation_offloading auto_find_batch_size torch_empty_cache_steps
+        """
     ),
-    "training": (
-        "learning_rate",
-        "max_steps",
-        "num_train_epochs",
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "updates_per_rollout",
-        "lr_scheduler_type",
-        "lr_scheduler_kwargs",
-        "warmup_steps",
-        "optim",
-        "optim_args",
-        "optim_target_modules",
-        "weight_decay",
-        "max_grad_norm",
-        "adam_beta1",
-        "adam_beta2",
-        "adam_epsilon",
-        "disable_dropout",
-        "neftune_noise_alpha",
-        "average_tokens_across_devices",
-        "full_determinism",
-        "do_train",
+    "training": _names(
+        """
+        learning_rate max_steps num_train_epochs per_device_train_batch_size gradient_accumulation_steps
+        updates_per_rollout lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args
+        optim_target_modules weight_decay max_grad_norm adam_beta1 adam_beta2 adam_epsilon disable_dropout
+        neftune_noise_alpha average_tokens_across_devices full_determinism do_train
+        """
     ),
-    "evaluation": (
-        "held_out",
-        "held_out_scorer",
-        "held_out_k",
-        "held_out_size",
-        "held_out_every",
-        "eval_strategy",
-        "eval_steps",
-        "eval_delay",
-        "eval_on_start",
-        "per_device_eval_batch_size",
-        "eval_accumulation_steps",
-        "eval_do_concat_batches",
-        "eval_use_gather_object",
-        "batch_eval_metrics",
-        "include_for_metrics",
-        "prediction_loss_only",
-        "bf16_full_eval",
-        "fp16_full_eval",
-        "do_eval",
-        "do_predict",
+    "evaluation": _names(
+        """
+        held_out held_out_scorer held_out_k held_out_size held_out_every eval_strategy eval_steps eval_delay
+        eval_on_start per_device_eval_batch_size eval_accumulation_steps eval_do_concat_batches
+        eval_use_gather_object batch_eval_metrics include_for_metrics prediction_loss_only bf16_full_eval
+        fp16_full_eval do_eval do_predict
+        """
     ),
-    "watching": (
-        "live_view",
-        "diagnose",
-        "stop_on",
-        "save_on_finding",
-        "report_to",
-        "run_name",
-        "project",
-        "logging_steps",
-        "logging_strategy",
-        "logging_first_step",
-        "logging_nan_inf_filter",
-        "log_completions",
-        "num_completions_to_print",
-        "log_unique_prompts",
-        "log_multimodal",
-        "log_completions_hub_repo",
-        "log_level",
-        "log_level_replica",
-        "log_on_each_node",
-        "disable_tqdm",
-        "include_num_input_tokens_seen",
-        "skip_memory_metrics",
-        "trackio_space_id",
-        "trackio_bucket_id",
-        "trackio_static_space_id",
-        "debug",
+    "watching": _names(
+        """
+        live_view diagnose stop_on save_on_finding report_to run_name project logging_steps logging_strategy
+        logging_first_step logging_nan_inf_filter log_completions num_completions_to_print log_unique_prompts
+        log_multimodal log_completions_hub_repo log_level log_level_replica log_on_each_node disable_tqdm
+        include_num_input_tokens_seen skip_memory_metrics trackio_space_id trackio_bucket_id
+        trackio_static_space_id debug
+        """
     ),
-    "parts": (
-        "epsilon_high",
-        "soft_punish_cache",
-        "overlong_penalty_factor",
-        "mask_truncated_completions",
-        "max_refill_rounds",
-        "max_round_batches",
-        "dynamic_sampling_metric",
-        "dynamic_sampling_tolerance",
-        "dynamic_sampling_on_exhaustion",
-        "skip_degenerate",
-        "skip_solved_above",
-        "prompt_selection",
-        "surplus",
-        "surplus_max_age",
-        "token_level_scope",
+    "parts": _names(
+        """
+        epsilon_high soft_punish_cache overlong_penalty_factor mask_truncated_completions max_refill_rounds
+        max_round_batches dynamic_sampling_metric dynamic_sampling_tolerance dynamic_sampling_on_exhaustion
+        skip_degenerate skip_solved_above prompt_selection surplus surplus_max_age token_level_scope
+        """
     ),
-    "loss": (
-        "loss_type",
-        "loss_weights",
-        "beta",
-        "epsilon",
-        "delta",
-        "num_iterations",
-        "reference_free",
-        "importance_sampling_level",
-        "off_policy_mask_threshold",
-        "use_bias_correction_kl",
-        "sync_ref_model",
-        "ref_model_mixup_alpha",
-        "ref_model_sync_steps",
-        "top_entropy_quantile",
-        "entropy_coef",
-        "use_adaptive_entropy",
-        "entropy_target",
-        "entropy_coef_min",
-        "entropy_coef_max",
-        "entropy_coef_delta",
-        "sapo_temperature_neg",
-        "sapo_temperature_pos",
-        "vespo_k_pos",
-        "vespo_lambda_pos",
-        "vespo_k_neg",
-        "vespo_lambda_neg",
-        "label_smoothing",
-        "label_smoothing_factor",
-        "use_weighting",
-        "ld_alpha",
-        "discopop_tau",
-        "f_divergence_type",
-        "f_alpha_divergence_coef",
-        "precompute_ref_log_probs",
-        "precompute_ref_batch_size",
-        "router_aux_loss_coef",
+    "loss": _names(
+        """
+        loss_type loss_weights beta epsilon delta num_iterations reference_free importance_sampling_level
+        off_policy_mask_threshold use_bias_correction_kl sync_ref_model ref_model_mixup_alpha
+        ref_model_sync_steps top_entropy_quantile entropy_coef use_adaptive_entropy entropy_target
+        entropy_coef_min entropy_coef_max entropy_coef_delta sapo_temperature_neg sapo_temperature_pos
+        vespo_k_pos vespo_lambda_pos vespo_k_neg vespo_lambda_neg label_smoothing label_smoothing_factor
+        use_weighting ld_alpha discopop_tau f_divergence_type f_alpha_divergence_coef precompute_ref_log_probs
+        precompute_ref_batch_size router_aux_loss_coef
+        """
     ),
-    "vllm": (
-        "vllm_mode",
-        "vllm_gpu_memory_utilization",
-        "vllm_enable_sleep_mode",
-        "vllm_max_model_length",
-        "vllm_tensor_parallel_size",
-        "vllm_model_impl",
-        "vllm_structured_outputs_regex",
-        "vllm_sync",
-        "vllm_base",
-        "vllm_sync_tolerance",
-        "vllm_importance_sampling_correction",
-        "vllm_importance_sampling_mode",
-        "vllm_importance_sampling_clip_max",
-        "vllm_importance_sampling_clip_min",
-        "vllm_importance_sampling_cap",
-        "vllm_server_base_url",
-        "vllm_server_host",
-        "vllm_server_port",
-        "vllm_server_timeout",
-        "vllm_group_port",
+    "vllm": _names(
+        """
+        vllm_mode vllm_gpu_memory_utilization vllm_enable_sleep_mode vllm_max_model_length
+        vllm_tensor_parallel_size vllm_model_impl vllm_structured_outputs_regex vllm_sync vllm_base
+        vllm_sync_tolerance vllm_importance_sampling_correction vllm_importance_sampling_mode
+        vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min vllm_importance_sampling_cap
+        vllm_server_base_url vllm_server_host vllm_server_port vllm_server_timeout vllm_group_port
+        """
     ),
-    "data": (
-        "answer_column",
-        "prompt_column",
-        "prompt_template",
-        "dataset_config",
-        "dataset_train_split",
-        "dataset_test_split",
-        "test_split_size",
-        "dataset_streaming",
-        "datasets",
-        "streaming",
-        "max_length",
-        "truncation_mode",
-        "padding_free",
-        "pad_to_multiple_of",
-        "pad_token",
-        "eos_token",
-        "chat_template_path",
-        "dataset_num_proc",
-        "shuffle_dataset",
-        "data_seed",
-        "train_sampling_strategy",
-        "length_column_name",
-        "remove_unused_columns",
-        "label_names",
-        "dataloader_num_workers",
-        "dataloader_pin_memory",
-        "dataloader_persistent_workers",
-        "dataloader_prefetch_factor",
-        "dataloader_multiprocessing_context",
-        "dataloader_in_order",
-        "dataloader_drop_last",
-        "ignore_data_skip",
+    "data": _names(
+        """
+        answer_column prompt_column prompt_template dataset_config dataset_train_split dataset_test_split
+        test_split_size dataset_streaming datasets streaming max_length truncation_mode padding_free
+        pad_to_multiple_of pad_token eos_token chat_template_path dataset_num_proc shuffle_dataset data_seed
+        train_sampling_strategy length_column_name remove_unused_columns label_names dataloader_num_workers
+        dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
+        dataloader_multiprocessing_context dataloader_in_order dataloader_drop_last ignore_data_skip
+        """
     ),
-    "model": (
-        "model_revision",
-        "dtype",
-        "attn_implementation",
-        "trust_remote_code",
-        "model_init_kwargs",
-        "use_cache",
-        "ignore_bias_buffers",
+    "model": _names(
+        """
+        model_revision dtype attn_implementation trust_remote_code model_init_kwargs use_cache
+        ignore_bias_buffers
+        """
     ),
-    "precision": (
-        "bf16",
-        "fp16",
-        "tf32",
-        "cast_lm_head_to_fp32",
-        "use_cpu",
-        "use_liger_kernel",
-        "liger_kernel_config",
-        "torch_compile",
-        "torch_compile_backend",
-        "torch_compile_mode",
+    "precision": _names(
+        """
+        bf16 fp16 tf32 cast_lm_head_to_fp32 use_cpu use_liger_kernel liger_kernel_config torch_compile
+        torch_compile_backend torch_compile_mode
+        """
     ),
-    "saving": (
-        "save_strategy",
-        "save_steps",
-        "save_total_limit",
-        "save_only_model",
-        "save_on_each_node",
-        "load_best_model_at_end",
-        "metric_for_best_model",
-        "greater_is_better",
-        "restore_callback_states_from_checkpoint",
-        "enable_jit_checkpoint",
-        "push_to_hub",
-        "hub_model_id",
-        "hub_strategy",
-        "hub_token",
-        "hub_private_repo",
-        "hub_always_push",
-        "hub_revision",
+    "saving": _names(
+        """
+        save_strategy save_steps save_total_limit save_only_model save_on_each_node load_best_model_at_end
+        metric_for_best_model greater_is_better restore_callback_states_from_checkpoint enable_jit_checkpoint
+        push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision
+        """
     ),
-    "machines": (
-        "accelerator_config",
-        "deepspeed",
-        "fsdp",
-        "fsdp_config",
-        "parallelism_config",
-        "ddp_backend",
-        "ddp_timeout",
-        "ddp_find_unused_parameters",
-        "ddp_bucket_cap_mb",
-        "ddp_broadcast_buffers",
-        "ddp_static_graph",
-        "local_rank",
+    "machines": _names(
+        """
+        accelerator_config deepspeed fsdp fsdp_config parallelism_config ddp_backend ddp_timeout
+        ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph local_rank
+        """
     ),
 }
 
