@@ -2,7 +2,16 @@
 
 from typing import Any
 
-from trl_dapo import DAPOConfig, DAPOTrainer, DPOConfig, GRPOConfig, PPOConfig, PPOTrainer, RewardModelFunction
+from trl_dapo import (
+    DAPOConfig,
+    DAPOTrainer,
+    DPOConfig,
+    EvaluationCallback,
+    GRPOConfig,
+    PPOConfig,
+    PPOTrainer,
+    RewardModelFunction,
+)
 
 
 def reward(completions: list[str], **columns: Any) -> list[float]:
@@ -29,4 +38,6 @@ DAPOTrainer("some/model", reward, "run")  # wrong
 PPOTrainer("some/model", reward, DAPOConfig("run"))  # wrong
 PPOTrainer("some/model", reward, value_peft_config="lora")  # wrong
 RewardModelFunction("reward-model", None, 8)  # wrong
+RewardModelFunction(8)  # wrong
+EvaluationCallback("trainer", {}, "exact")  # wrong
 DISCOUNT = PPOConfig("run").gama  # wrong
