@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -279,3 +280,8 @@ def test_a_parser_of_ones_own_takes_its_groups_from_argparse(capsys):
     with pytest.raises(UsageError, match="no group has this name"):
         parser.help_page("three")
     assert issubclass(GroupedHelp, argparse.ArgumentParser)
+
+
+def test_the_documentation_names_every_group():
+    text = (Path(__file__).parent.parent / "docs" / "cli.md").read_text().split("## `trl-dapo dapo`")[0]
+    assert [name for name in GROUPS if f"`{name}`" not in text] == []
