@@ -52,7 +52,9 @@ def comments_of_examples() -> list[list[str]]:
 
 SHOWN = [(path.name, words) for path in PAGES for words in commands(path.read_text())]
 SHOWN += [("examples", words) for words in comments_of_examples()]
-TRAINING = sorted({tuple(words) for _, words in SHOWN if words[0] == "trl-dapo" and words[1] in COMMANDS})
+OURS = {tuple(words) for _, words in SHOWN if words[0] == "trl-dapo"}
+HELP = sorted(words for words in OURS if "--help" in words[2:])
+TRAINING = sorted(words for words in OURS - {*HELP} if words[1] in COMMANDS)
 
 
 def of(program: str) -> list[list[str]]:
@@ -87,6 +89,14 @@ def test_a_training_command_is_planned_as_it_stands(readers_folder, capfd, words
     assert (code, err) == (0, "")
     for flag in [word for word in words if word.startswith("--") and word not in ("--config", "--dry-run")]:
         assert f"{flag.lstrip('-')}" in out or flag == "--accelerate_config", flag
+
+
+@pytest.mark.parametrize("words", [words for words in HELP if "<command>" not in words], ids=" ".join)
+def test_help_is_shown_as_it_stands(readers_folder, capfd, words):
+    with pytest.raises(SystemExit) as end:
+        main([*words[1:]])
+    assert end.value.code == 0
+    assert " --" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from .commands import Command
 from .config_file import read_config_file, set_environment, split_config_flag
 from .errors import UsageError, one_line
 from .launch_words import launch_words
-from .quick_imports import collector_off
+from .quick_imports import collector_off, loaded_quietly
 
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def plan(command: Command, argv: list[str], prog: str, also: Sequence[str] = ())
             Words of the command that win over the user's.
     """
     set_environment(read_config_file(argv))
-    with collector_off():
+    with collector_off(), loaded_quietly():
         # Imported here, because it takes seconds and its libraries read the environment
         from .script import make_parser
 
