@@ -338,11 +338,15 @@ def test_trackio_gets_the_same_numbers_beside_the_view(name, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     steps = {entry["train/global_step"]: entry for entry in found["stored"] if "train/loss" in entry}
-    assert set(steps) == {1, 2}
-    for entry in found["history"][:2]:
+    assert set(steps) == set(range(1, 9))
+    for entry in found["history"][:8]:
         for key in ("loss", "grad_norm", "learning_rate"):
             assert steps[entry["step"]][f"train/{key}"] == pytest.approx(entry[key])
     assert not [key for entry in found["stored"] for key, value in entry.items() if value is None]
+    # No completion is right, which the diagnosis tells, and an alert says
+    assert bool(found["findings"]) == (name == "dapo")
+    assert [one["title"] for one in found["alerts"]] == found["findings"]
+    assert all(one["text"] and "None" not in one["text"] for one in found["alerts"])
 
 
 def test_the_probe_of_a_model_is_reported_to_no_tracker(tmp_path, monkeypatch):
