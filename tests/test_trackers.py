@@ -1,6 +1,5 @@
 """What reaches TensorBoard and W&B of a run that is shown and diagnosed: its log, number for number, and no None."""
 
-import os
 from pathlib import Path
 
 import pytest

@@ -1,4 +1,4 @@
-"""What trackers have written on this machine: the event files of TensorBoard, and the file of an offline run of W&B."""
+"""What trackers have written on this machine: TensorBoard's event files, and the file of an offline run of W&B."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""A run that reports to trackio beside the live view and the diagnosis, in a process of its own: trackio reads its folder when imported.
+"""A run that is shown, diagnosed and reported to trackio, in a process of its own: trackio reads its folder at import.
 
     TRACKIO_DIR=folder python trackio_worker.py dapo output_dir
 
