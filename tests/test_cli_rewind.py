@@ -261,6 +261,17 @@ def _other_processes(run: Path) -> None:
     path.write_text(path.read_text().replace('"processes": 1', '"processes": 2'))
 
 
+def _launched_otherwise(run: Path) -> None:
+    path = run / FILE
+    path.write_text(path.read_text().replace('"launch": []', '"launch": ["--num_processes", "2"]'))
+
+
+def _two_machines(run: Path) -> None:
+    path = run / FILE
+    words = '["--num_processes", "1", "--num_machines", "2"]'
+    path.write_text(path.read_text().replace('"launch": []', f'"launch": {words}'))
+
+
 def _models_only(run: Path) -> None:
     for folder in run.glob("checkpoint-*"):
         path = folder / "dapo_state.json"
@@ -275,6 +286,8 @@ def _models_only(run: Path) -> None:
         (lambda run: (run / FILE).unlink(), "has no command.json: the run was started from Python"),
         (lambda run: (run / FILE).write_text("{"), "command.json cannot be read"),
         (_other_processes, "was saved by 1 processes, and the run's command starts 2"),
+        (_launched_otherwise, "the run had 1 processes, and its command starts 2 here: another launcher"),
+        (_two_machines, "the run had 2 machines, and a rewind starts all processes on one"),
         (_models_only, "was saved with save_only_model=True"),
     ],
 )
