@@ -172,33 +172,6 @@ def test_a_field_acts(run, change, first):
     assert differing[0] == first
 
 
-@pytest.mark.parametrize(
-    ("command", "change"),
-    [
-        ("grpo", "epsilon=0.0001"),
-        ("ppo", "cliprange_value=0.00001"),
-        ("ppo", "critic_learning_rate=0.5"),
-        ("ppo", "gamma=0.1"),
-        ("dpo", "beta=5.0"),
-        ("reward", "center_rewards_coefficient=3.0"),
-    ],
-)
-@pytest.mark.slow
-def test_fields_of_the_other_trainers_act(tmp_path, monkeypatch, capsys, command, change):
-    here(monkeypatch)
-    offline = command in ("dpo", "reward")
-    common = ("max_steps", "save_strategy", "save_steps", "logging_steps", "report_to", "disable_tqdm")
-    monkeypatch.setattr("rewinding.WORDS", {name: value for name, value in _words().items() if name in common})
-    # The next rollout begins at step 4
-    online = {"max_completion_length": "12", "steps_per_generation": "4"}
-    folder = train(tmp_path / "run", command, **({} if offline else online))
-    assert rewind(folder, "--to", "3", "--set", change) == 0
-    found = report(folder)
-    assert found["causal"] is True, found["proof"]["difference"]
-    # In the log, of which the report shows a part
-    assert "made no difference" not in capsys.readouterr().out
-
-
 def _words() -> dict[str, str]:
     from rewinding import WORDS
 
