@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import TrainerCallback
+from transformers.utils import logging as host_logging
 from trl import DPOConfig as HostDPOConfig
 from trl import DPOTrainer as HostDPOTrainer
 from trl import GRPOConfig as HostConfig
@@ -133,6 +134,31 @@ def test_a_finding_is_told_once_in_one_line_and_written(tmp_path, caplog):
     assert "\n" not in told
     assert read_findings(tmp_path) == callback.findings
     assert (callback.findings[0].onset, callback.findings[0].step) == (1, TOLD)
+
+
+@pytest.mark.parametrize(
+    ("log_level", "stop_on", "told"),
+    [
+        ("passive", (), logging.WARNING),
+        ("info", (), logging.WARNING),
+        ("error", (), None),
+        # Why a run ends is no warning
+        ("passive", "any", logging.ERROR),
+        ("error", "any", logging.ERROR),
+        ("critical", "any", None),
+    ],
+)
+def test_what_is_told_follows_the_log_level_and_the_file_is_written_anyway(tmp_path, caplog, log_level, stop_on, told):
+    host = host_logging.get_verbosity()
+    callback = DiagnosisCallback(stop_on=stop_on)
+    try:
+        with caplog.at_level(logging.WARNING, logger="trl_dapo.monitor.callback"):
+            diagnosed(tmp_path, callback, log_level=log_level)
+    finally:
+        host_logging.set_verbosity(host)
+    levels = [one.levelno for one in caplog.records if "groups_all_right" in one.getMessage()]
+    assert levels == ([] if told is None else [told])
+    assert read_findings(tmp_path) == callback.findings != ()
 
 
 def test_a_healthy_run_writes_nothing(tmp_path):

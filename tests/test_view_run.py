@@ -16,10 +16,11 @@ import pytest
 import torch
 from rich.console import Console
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.utils import logging as host_logging
 
 from five import FIVE, ONLINE, trainer
 from tiny import parity_reward, snapshot
-from trl_dapo import DAPOConfig, LiveView
+from trl_dapo import DAPOConfig, DiagnosisCallback, LiveView
 from trl_dapo.cli.monitor_arguments import MonitoredScriptArguments, add_monitors
 from trl_dapo.host.watch import Watch, Watches, watch_of
 from trl_dapo.view import lines, screens
@@ -193,6 +194,40 @@ def test_a_failure_of_the_view_is_told_once_and_ends_no_run(tmp_path, monkeypatc
         one.train()
     assert one.state.global_step == 3
     assert sum("The live view stops, and the run goes on" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_at_a_log_level_of_errors_the_lines_stay_and_the_last_one_names_what_was_found(tmp_path, capsys, caplog):
+    verbosity = host_logging.get_verbosity()
+    # All completions are right from the first rollout on, which is told at the fourth
+    fields = {"max_steps": 5, "logging_steps": 1, "log_level": "error", "save_strategy": "no"}
+    right = {"reward_funcs": lambda completions, **kwargs: [1.0] * len(completions)}
+    callbacks = [DiagnosisCallback(), LiveView()]
+    try:
+        with caplog.at_level(logging.WARNING, logger="trl_dapo"):
+            trainer("grpo", tmp_path, callbacks=callbacks, **fields, **right).train()
+    finally:
+        host_logging.set_verbosity(verbosity)
+    printed = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("step ") for line in printed) == 5
+    assert printed[-1].startswith("done: step 5 of 5, ")
+    found = [one.rule for one in callbacks[0].findings]
+    assert "groups_all_right" in found
+    assert printed[-1].endswith(f"; found: {', '.join(found)}")
+    assert "groups_all_right" not in caplog.text
+
+
+def test_a_view_that_fails_says_nothing_at_a_log_level_of_errors(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(lines, "log_line", lambda state: 1 / 0)
+    verbosity = host_logging.get_verbosity()
+    one = trainer(
+        "reward", tmp_path, max_steps=2, logging_steps=1, log_level="error", callbacks=[LiveView(show="lines")]
+    )
+    try:
+        with caplog.at_level(logging.WARNING):
+            one.train()
+    finally:
+        host_logging.set_verbosity(verbosity)
+    assert "The live view stops" not in caplog.text
 
 
 def test_another_process_shows_nothing(capsys):

@@ -2,6 +2,7 @@
 The diagnosis during training: a callback that tells each finding once, and may end the run or keep a checkpoint.
 """
 
+import logging
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from accelerate.logging import get_logger
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
+from ..host.log_level import wants
 from .diagnosis import Diagnosis, check_rules
 from .event_checkpoints import keep, room_for_checkpoint
 from .finding import FILE, Finding, write_findings
@@ -39,7 +41,8 @@ class DiagnosisCallback(TrainerCallback):
     """
     Tells what is wrong with a run while it trains, since when, and what to change.
 
-    For any trainer of this package or of TRL. Each finding is one warning, an entry of `findings.json` in
+    For any trainer of this package or of TRL. Each finding is one warning (an error where it ends the run, and none
+    where `log_level` asks for less), an entry of `findings.json` in
     `output_dir`, and an alert where trackio reports. It changes no number of training. To the log it adds
     `trained/share_moved`, and once `prompts/share_plain`. A run that resumes finds again
     what its log holds, so nothing is told twice. With several processes, the main one tells, and decides for all.
@@ -177,7 +180,11 @@ class DiagnosisCallback(TrainerCallback):
     def _tell(self, finding: Finding, args: Any) -> None:
         since = f" since step {finding.onset}" if finding.onset != finding.step else ""
         change = f" Change {' or '.join(finding.settings)}." if finding.settings else ""
-        logger.warning(f"Step {finding.step}, {finding.rule}{since}: {finding.message}{change} {finding.advice}")
+        # One that ends the run is more than a warning
+        level = logging.ERROR if finding.rule in self._stop_on else logging.WARNING
+        if wants(args, level):
+            told = f"{finding.message}{change} {finding.advice}"
+            logger.log(level, f"Step {finding.step}, {finding.rule}{since}: {told}")
         self._write(args)
         _alert(finding, args)
 
