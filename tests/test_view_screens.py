@@ -301,7 +301,10 @@ def test_an_evaluation_and_the_end_have_lines_of_their_own():
     )
     state = going()
     state.ended = "stopped by KeyboardInterrupt"
-    assert end_line(state) == "stopped by KeyboardInterrupt: step 40 of 100, 2 560 completions, 80 s"
+    told = "stopped by KeyboardInterrupt: step 40 of 100, 2 560 completions, 80 s; found: entropy_collapse"
+    assert end_line(state) == told
+    state.findings = ()
+    assert end_line(state) == told.partition(";")[0]
 
 
 # ----------------------------------------------------------------------------------------------------------- notebook
