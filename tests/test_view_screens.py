@@ -222,6 +222,8 @@ def test_a_step_that_is_logged_again_has_one_value():
     series = Series()
     series.add(1, 1.0)
     series.add(1, 2.0)
+    # One without a value, such as that of an evaluation at the same step, takes none away
+    series.add(1, None)
     assert (series.steps, series.values) == ([1], [2.0])
 
 
@@ -237,6 +239,8 @@ def test_a_right_and_a_wrong_completion_are_chosen_without_the_length_penalty():
     right, wrong = pick(table, 7)
     assert (right.kind, right.completion, right.reward, right.step) == ("right", "b", 1.0, 7)
     assert (wrong.kind, wrong.completion) == ("wrong", "a")
+    signed = pick({**table, "rewards": {"accuracy": [-1.0, 1.0, -1.0]}}, 7)
+    assert [one.kind for one in signed] == ["right", "wrong"]
     only = pick({**table, "rewards": {"accuracy": [0.0, 0.0, 0.0]}}, 7)
     assert [one.kind for one in only] == ["wrong"]
     assert [one.kind for one in pick({**table, "rewards": {"model": [0.3, 0.7, 0.1]}}, 7)] == ["best", "worst"]
@@ -301,7 +305,10 @@ def test_an_evaluation_and_the_end_have_lines_of_their_own():
     )
     state = going()
     state.ended = "stopped by KeyboardInterrupt"
-    assert end_line(state) == "stopped by KeyboardInterrupt: step 40 of 100, 2 560 completions, 80 s"
+    told = "stopped by KeyboardInterrupt: step 40 of 100, 2 560 completions, 80 s; found: entropy_collapse"
+    assert end_line(state) == told
+    state.findings = ()
+    assert end_line(state) == told.partition(";")[0]
 
 
 # ----------------------------------------------------------------------------------------------------------- notebook
