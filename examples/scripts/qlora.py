@@ -31,7 +31,8 @@ python examples/scripts/qlora.py \
     --output_dir arena-QLoRA \
     --per_device_train_batch_size 16 --generation_chunk_size 32 \
     --max_completion_length 40 --learning_rate 1e-3 --warmup_steps 4 --max_steps 32
-trl-dapo merge arena-QLoRA --to arena-served
+echo "7a+b-c*=" > arena-prompts.txt
+trl-dapo merge arena-QLoRA --to arena-served --prompts arena-prompts.txt
 ```
 """
 
