@@ -36,7 +36,8 @@ On a CPU, with the built-in task in place of model and data; `--reference_free -
 python examples/scripts/dpo.py \
     --use_cpu --bf16 false \
     --output_dir arena-DPO \
-    --per_device_train_batch_size 32 --learning_rate 3e-4 --max_steps 100
+    --per_device_train_batch_size 32 --per_device_eval_batch_size 128 \
+    --learning_rate 3e-4 --max_steps 100
 ```
 """
 

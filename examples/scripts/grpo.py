@@ -19,6 +19,7 @@ python examples/scripts/grpo.py \
     --loss_type grpo \
     --beta 0.04 \
     --max_completion_length 1024 \
+    --per_device_eval_batch_size 64 \
     --max_steps 800
 ```
 
@@ -30,6 +31,7 @@ python examples/scripts/grpo.py \
     --output_dir arena-GRPO \
     --per_device_train_batch_size 16 \
     --steps_per_generation 8 \
+    --per_device_eval_batch_size 400 \
     --max_completion_length 40 \
     --learning_rate 2e-4 \
     --max_steps 48

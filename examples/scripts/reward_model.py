@@ -19,7 +19,7 @@ python examples/scripts/reward_model.py \
     --output_dir Qwen2.5-0.5B-Reward \
     --use_peft \
     --learning_rate 1e-4 \
-    --eval_strategy steps
+    --eval_strategy steps --eval_steps 100
 ```
 
 On a CPU, with the built-in task in place of model and data:
@@ -31,8 +31,7 @@ python examples/scripts/reward_model.py \
     --per_device_train_batch_size 32 \
     --per_device_eval_batch_size 128 \
     --learning_rate 1e-3 \
-    --max_steps 300 \
-    --eval_strategy steps
+    --max_steps 200
 ```
 """
 
