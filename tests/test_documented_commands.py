@@ -45,7 +45,7 @@ def comments_of_examples() -> list[list[str]]:
     found = []
     for path in sorted((ROOT / "examples").rglob("*.*")):
         if path.suffix in (".yaml", ".py"):
-            lines = re.findall(r"^(?:#| ).*?((?:trl-dapo|python) .*)$", path.read_text(), re.M)
+            lines = re.findall(r"^(?:#| ).*?((?<![\w-])(?:trl-dapo|python) .*)$", path.read_text(), re.M)
             found += [shlex.split(line) for line in lines]
     return found
 
