@@ -207,6 +207,8 @@ def test_bars_and_directions():
     assert direction([1, 2, 3, 4, 5, 6]) == 1
     assert direction([6, 5, 4, 3, 2, 1]) == -1
     assert direction([1, 2, 1, 2, 1, 2]) == direction([1, 2, 3]) == direction([5] * 9) == 0
+    # What overflows on the way has no direction
+    assert direction([1e300, -1e300] * 3) == direction([-1.7e308] * 3 + [1.7e308] * 3) == 0
 
 
 def test_a_long_series_is_thinned_but_its_end_is_not():
