@@ -11,6 +11,7 @@ from accelerate.commands.launch import launch_command_parser
 
 from test_cli import ROOT, model_dir, workspace  # noqa: F401
 from test_reward_adapter import reward_adapter
+from trl_dapo.arena import load_reward_start
 from trl_dapo.cli import demo
 from trl_dapo.cli import eval as evaluation
 from trl_dapo.cli.commands import COMMANDS
@@ -69,7 +70,7 @@ def test_the_walk_finds_the_commands():
 
 @pytest.fixture
 def readers_folder(workspace):  # noqa: F811
-    """The folder of a reader who has brought the files, and trained the reward model."""
+    """The folder of a reader who has brought the files, and trained the reward models."""
     (workspace / "examples").symlink_to(ROOT / "examples")
     for name, fields in BROUGHT.items():
         values = {"model_name_or_path": "Qwen/Qwen2.5-0.5B-Instruct", "output_dir": "out", **fields}
@@ -79,6 +80,8 @@ def readers_folder(workspace):  # noqa: F811
     rows = [json.dumps({**row, "question": f"{place}+1?"}) for place in range(64)]
     Path("problems.jsonl").write_text("\n".join(rows))
     reward_adapter(workspace / "reward-model")
+    for one in load_reward_start():
+        one.save_pretrained(workspace / "arena-reward")
     return workspace
 
 
