@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM
 
 from evaluations import LastNumber
+from preferences import nf4
 from stand_in_vllm import LLM, install
-from tiny import save_tiny_model, tiny_model, tiny_tokenizer
+from tiny import save_tiny_model, tiny_lora, tiny_model, tiny_tokenizer
 from trl_dapo.arena import load_warm_start
 from trl_dapo.cli import eval as command
 from trl_dapo.cli import eval_run, questions
@@ -23,6 +26,7 @@ from trl_dapo.cli.main import main
 from trl_dapo.evaluation.display import shown, table
 from trl_dapo.evaluation.intervals import ONE_QUESTION
 from trl_dapo.evaluation.results import file_name, read_samples
+from trl_dapo.qlora.recorded import record_quantization
 
 
 HERE = Path(__file__).parent
@@ -186,6 +190,25 @@ def test_options_may_stand_in_a_file_and_flags_win(capfd, model, problems):
     assert code == 0
     assert (settings["k"], settings["max_new_tokens"], list(settings["data_sets"])) == (2, 3, ["a", "b"])
     assert settings["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("words", "quantized", "told"),
+    [([], True, True), (["--load_in_4bit"], True, False), (["--no_load_in_4bit"], False, False)],
+)
+def test_the_base_of_an_adapter_is_in_4_bits_where_it_was_in_training(capfd, problems, words, quantized, told):
+    base = save_tiny_model("wide", tiny_tokenizer(), hidden=64)
+    quantized_base = AutoModelForCausalLM.from_pretrained(base, quantization_config=nf4())
+    get_peft_model(quantized_base, tiny_lora()).save_pretrained("adapter")
+    record_quantization(Path("adapter"), quantized_base)
+    asked = ["--model_name_or_path", "adapter", "--dataset_name", "a", "--k", "1", "--max_new_tokens", "2", "--json"]
+    code, out, err = ran(capfd, *asked, "--scorer", "number", *words)
+    assert (code, json.loads(out)["settings"]["load_in_4bit"]) == (0, quantized)
+    assert any("loaded in 4 bits, as in training; --no_load_in_4bit" in line for line in err) == told
+    if not words:
+        # In a file, false is `--no_load_in_4bit`: another setting, so not the same evaluation
+        Path("eval.yaml").write_text("load_in_4bit: false\n")
+        assert "load_in_4bit" in refused(capfd, *asked, "--scorer", "number", "--config", "eval.yaml")
 
 
 def test_vllm_generates_for_the_command(capfd, model, problems, monkeypatch):

@@ -6,7 +6,9 @@ import sys
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
+from preferences import nf4
 from stand_in_vllm import LLM, install
 from tiny import (
     conversational_dataset,
@@ -22,9 +24,17 @@ from tiny import (
 from training import build
 from trl_dapo import GRPOConfig, GRPOTrainer
 from trl_dapo.evaluation.generation import SamplingError, Text, TransformersSampler, end_tokens
-from trl_dapo.evaluation.models import context_length, device_of, find_policy, load_policy, load_tokenizer
+from trl_dapo.evaluation.models import (
+    context_length,
+    device_of,
+    find_policy,
+    load_policy,
+    load_tokenizer,
+    quantization_of,
+)
 from trl_dapo.evaluation.settings import Protocol
 from trl_dapo.evaluation.vllm import VLLMSampler, check_vllm
+from trl_dapo.qlora.recorded import FILE, record_quantization
 
 
 SAMPLING = Protocol(k=2, top_p=1.0, max_new_tokens=12)
@@ -197,6 +207,27 @@ def test_a_model_is_loaded_in_four_bits(tmp_path):
     model = load_policy(source, tokenizer, dtype="float32", device="cpu", load_in_4bit=True)
     assert model.is_loaded_in_4bit
     assert len(sampler(tokenizer, model).sample(PROMPTS, [0] * 4)) == 4
+
+
+def test_the_base_of_an_adapter_is_quantized_as_it_was_in_training(tmp_path):
+    base = save_tiny_model(tmp_path / "wide", tiny_tokenizer(), hidden=64)
+    trained = AutoModelForCausalLM.from_pretrained(base, quantization_config=nf4())
+    trained = get_peft_model(trained, tiny_lora(init_lora_weights=False), autocast_adapter_dtype=False)
+    trained.save_pretrained(tmp_path / "adapter")
+    record_quantization(tmp_path / "adapter", trained.get_base_model())
+    source = find_policy(str(tmp_path / "adapter"))
+    tokenizer = load_tokenizer(source)
+    found = load_policy(source, tokenizer, dtype="float32", device="cpu")
+    assert found.is_loaded_in_4bit
+    with torch.no_grad():
+        assert torch.equal(logits(found), logits(trained.eval()))
+    # With the record, how is known: double quantization, the type for computing
+    assert quantization_of(source, True).to_dict() == quantization_of(source).to_dict() == nf4().to_dict()
+    assert quantization_of(source, False) is None
+    assert not getattr(load_policy(source, tokenizer, device="cpu", load_in_4bit=False), "is_loaded_in_4bit", False)
+    (tmp_path / "adapter" / FILE).write_text("{")
+    with pytest.raises(ValueError, match=r"base_quantization.json does not say how the base was quantized"):
+        quantization_of(source)
 
 
 def test_an_adapter_without_its_base_is_one_line(base, adapter):

@@ -53,7 +53,15 @@ def _add_model(group: Any) -> None:
         help="Precision of the weights (default: as saved).",
     )
     group.add_argument("--device", default="auto", help="Device of torch (default: the GPU, if any).")
-    group.add_argument("--load_in_4bit", action="store_true", help="Quantize the weights to NF4.")
+    bits = group.add_mutually_exclusive_group()
+    bits.add_argument(
+        "--load_in_4bit",
+        action="store_true",
+        default=None,
+        help="Quantize the weights to NF4; --no_load_in_4bit takes them as they are saved (default: as the base of an "
+        "adapter was in training).",
+    )
+    bits.add_argument("--no_load_in_4bit", dest="load_in_4bit", action="store_false", help=argparse.SUPPRESS)
     group.add_argument("--use_vllm", action="store_true", help="Generate with vLLM.")
     group.add_argument(
         "--vllm_kwargs",
@@ -169,7 +177,9 @@ def _check(options: argparse.Namespace) -> None:
 
 def _words(values: dict[str, Any], parser: argparse.ArgumentParser) -> list[str]:
     """Returns the lines of a file as words of a command line, so that both are checked alike."""
-    actions = {action.dest: action for action in parser._actions}
+    # The first of those that set the same value: `--x`, not `--no_x`
+    actions = {action.dest: action for action in reversed(parser._actions)}
+    options = {option for action in parser._actions for option in action.option_strings}
     words: list[str] = []
     for name, value in values.items():
         if name == "env" or value is None:
@@ -179,7 +189,7 @@ def _words(values: dict[str, Any], parser: argparse.ArgumentParser) -> list[str]
         if actions[name].nargs == 0:
             if not isinstance(value, bool):
                 raise UsageError(f"{name}={value!r} in the config file must be true or false.")
-            words += [f"--{name}"] if value else []
+            words += [f"--{name}"] if value else [f"--no_{name}"] if f"--no_{name}" in options else []
             continue
         if isinstance(value, list) and actions[name].nargs is None:
             raise UsageError(f"{name}={value!r} in the config file must be one value.")

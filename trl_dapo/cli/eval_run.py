@@ -22,7 +22,14 @@ from trl_dapo.arena.settings import MAX_COMPLETION_LENGTH
 from trl_dapo.evaluation.display import shown, table
 from trl_dapo.evaluation.generation import Text, TransformersSampler, end_tokens
 from trl_dapo.evaluation.judging import name_of
-from trl_dapo.evaluation.models import PolicySource, context_length, find_policy, load_policy, load_tokenizer
+from trl_dapo.evaluation.models import (
+    PolicySource,
+    context_length,
+    find_policy,
+    load_policy,
+    load_tokenizer,
+    quantization_of,
+)
 from trl_dapo.evaluation.processes import Processes, launched
 from trl_dapo.evaluation.results import RESULTS, ResultsFolder, read_results, summary
 from trl_dapo.evaluation.runner import Problems, evaluate, make_problems, missing_batches
@@ -48,6 +55,7 @@ class Policy:
     text: Text
     context: int | None
     sampler: Callable[[Protocol], Any]
+    quantization: Any = None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -85,6 +93,7 @@ def _evaluated(options: argparse.Namespace, messages: Console, processes: Proces
     problems = load(options)
     policy = arena_policy() if not options.model_name_or_path else named_policy(options)
     _tell_of_text(policy, problems, messages)
+    _tell_of_bits(options, policy, messages)
     protocol = protocol_of(options, policy, problems, messages)
     return _scores(options, policy, protocol, problems, messages, processes)
 
@@ -160,6 +169,20 @@ def _tell_of_text(policy: Policy, problems: list[Problems], messages: Console) -
         )
 
 
+def _tell_of_bits(options: argparse.Namespace, policy: Policy, messages: Console) -> None:
+    """Says that the base of an adapter was quantized in training, where no option says so."""
+    if policy.quantization is None or options.load_in_4bit:
+        return
+    bits = 4 if policy.quantization.load_in_4bit else 8
+    line = f"The base is loaded in {bits} bits, as in training; --no_load_in_4bit takes its weights as they are saved."
+    if options.use_vllm:
+        line = (
+            f"The adapter was trained on a base in {bits} bits, and vLLM loads it as --vllm_kwargs says. Set its "
+            "quantization there, or give the model that `trl-dapo merge` writes."
+        )
+    messages.print(line, markup=False, highlight=False)
+
+
 def arena_policy() -> Policy:
     """Returns the built-in task's warm start."""
     model, tokenizer = load_warm_start()
@@ -175,6 +198,7 @@ def named_policy(options: argparse.Namespace) -> Policy:
     check_model("model_name_or_path", options.model_name_or_path, options.model_revision)
     source = find_policy(options.model_name_or_path, options.model_revision, options.trust_remote_code)
     text = Text(load_tokenizer(source), options.chat_template_kwargs)
+    quantization = quantization_of(source, options.load_in_4bit)
 
     def sampler(protocol: Protocol) -> Any:
         if options.use_vllm:
@@ -182,7 +206,7 @@ def named_policy(options: argparse.Namespace) -> Policy:
         model = load_policy(source, text.tokenizer, options.dtype, options.device, options.load_in_4bit)
         return TransformersSampler(model, text, protocol)
 
-    return Policy(source.name, source.fingerprint(), text, context_length(source), sampler)
+    return Policy(source.name, source.fingerprint(), text, context_length(source), sampler, quantization)
 
 
 def _vllm_sampler(options: argparse.Namespace, source: PolicySource, text: Text, protocol: Protocol) -> VLLMSampler:
@@ -238,8 +262,13 @@ def settings_of(
     options: argparse.Namespace, policy: Policy, protocol: Protocol, problems: list[Problems]
 ) -> dict[str, Any]:
     """Returns all that the results depend on."""
-    how = {"backend": "vllm" if options.use_vllm else "transformers"}
-    how |= {name: getattr(options, name) for name in ("dtype", "load_in_4bit", "vllm_kwargs", "chat_template_kwargs")}
+    how: dict[str, Any] = {"backend": "vllm" if options.use_vllm else "transformers"}
+    how |= {name: getattr(options, name) for name in ("dtype", "vllm_kwargs", "chat_template_kwargs")}
+    # vLLM quantizes as `vllm_kwargs` says
+    quantization = None if options.use_vllm else policy.quantization
+    how["load_in_4bit"] = quantization is not None and quantization.load_in_4bit
+    if quantization is not None and quantization.load_in_8bit:
+        how["load_in_8bit"] = True
     return {
         "model": policy.name,
         "model_revision": options.model_revision,

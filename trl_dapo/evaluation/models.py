@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig
 from ..host.adapter_folders import adapter_config, check_base, is_adapter, load_adapter, load_base
 from ..host.checkpoints import numbered
 from ..host.new_weights import refuse_new
+from ..qlora.recorded import recorded_quantization
 
 
 # Of each file, so that two models are told apart without reading gigabytes: training moves every part of the weights
@@ -103,8 +104,35 @@ def load_tokenizer(source: PolicySource) -> Any:
         return AutoTokenizer.from_pretrained(source.base, **code)
 
 
+def quantization_of(source: PolicySource, load_in_4bit: bool | None = None) -> BitsAndBytesConfig | None:
+    """
+    Returns how the weights of a policy are quantized when it is loaded, `None` for not at all.
+
+    An adapter belongs to the base that it was trained on, so a base that was quantized then is quantized again.
+
+    Args:
+        source ([`PolicySource`]):
+            Where the policy is.
+        load_in_4bit (`bool`, *optional*):
+            `True` for NF4 where nothing says how the base was quantized, `False` for the weights as they are saved.
+
+    Raises:
+        `ValueError`: If the file beside an adapter, which says how its base was quantized, cannot be read.
+    """
+    if load_in_4bit is False:
+        return None
+    recorded = recorded_quantization(Path(source.name)) if source.base is not None else None
+    if recorded is not None or not load_in_4bit:
+        return recorded
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+
+
 def load_policy(
-    source: PolicySource, tokenizer: Any, dtype: str = "auto", device: str = "auto", load_in_4bit: bool = False
+    source: PolicySource,
+    tokenizer: Any,
+    dtype: str = "auto",
+    device: str = "auto",
+    load_in_4bit: bool | None = None,
 ) -> Any:
     """
     Returns the model in eval mode.
@@ -118,19 +146,18 @@ def load_policy(
             Precision of the weights: `"auto"` as they were saved, `"float32"`, `"bfloat16"` or `"float16"`.
         device (`str`, *optional*, defaults to `"auto"`):
             A device of torch; `"auto"` is the GPU if there is one.
-        load_in_4bit (`bool`, *optional*, defaults to `False`):
-            Whether the weights are quantized to NF4.
+        load_in_4bit (`bool`, *optional*):
+            Whether the weights are quantized; without, as the base of an adapter was in training
+            ([`quantization_of`]).
 
     Raises:
         `ValueError`: If adapter and base do not fit, or a parameter would stay new and random.
     """
     place = device_of(device)
     arguments: dict[str, Any] = {"dtype": dtype, "device_map": None, "trust_remote_code": source.trust_remote_code}
-    if load_in_4bit:
-        arguments["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-        )
-        arguments["device_map"] = {"": place}
+    quantization = quantization_of(source, load_in_4bit)
+    if quantization is not None:
+        arguments |= {"quantization_config": quantization, "device_map": {"": place}}
     if source.base is None:
         arguments |= source.where
     loaded = load_base(source.whole, **arguments)
@@ -139,7 +166,7 @@ def load_policy(
         model = loaded.model
     else:
         model = load_adapter(loaded, source.name, tokens=len(tokenizer))
-    return (model if load_in_4bit else model.to(place)).eval()
+    return (model.to(place) if quantization is None else model).eval()
 
 
 def device_of(name: str) -> torch.device:
