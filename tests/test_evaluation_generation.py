@@ -1,10 +1,12 @@
 """Sampling: prompts as the trainer encodes them, end tokens, draws that depend on nothing else; models and vLLM."""
 
+import json
 import shutil
 import sys
 
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -23,8 +25,10 @@ from tiny import (
 )
 from training import build
 from trl_dapo import GRPOConfig, GRPOTrainer
+from trl_dapo.evaluation import models
 from trl_dapo.evaluation.generation import SamplingError, Text, TransformersSampler, end_tokens
 from trl_dapo.evaluation.models import (
+    PolicySource,
     context_length,
     device_of,
     find_policy,
@@ -228,6 +232,21 @@ def test_the_base_of_an_adapter_is_quantized_as_it_was_in_training(tmp_path):
     (tmp_path / "adapter" / FILE).write_text("{")
     with pytest.raises(ValueError, match=r"base_quantization.json does not say how the base was quantized"):
         quantization_of(source)
+
+
+def test_the_record_of_an_adapter_on_the_hub_is_read(tmp_path, monkeypatch):
+    (tmp_path / FILE).write_text(json.dumps(nf4().to_dict(), default=str))
+
+    def download(name, file, revision):
+        if name != "some/qlora" or (file, revision) != (FILE, "v2"):
+            raise EntryNotFoundError("no such file")
+        return str(tmp_path / FILE)
+
+    monkeypatch.setattr(models, "hf_hub_download", download)
+    assert quantization_of(PolicySource("some/qlora", "some/base", "v2")).load_in_4bit
+    assert quantization_of(PolicySource("some/lora", "some/base", "v2")) is None
+    # A whole model is asked for none
+    assert quantization_of(PolicySource("some/qlora", None, "v2")) is None
 
 
 def test_an_adapter_without_its_base_is_one_line(base, adapter):

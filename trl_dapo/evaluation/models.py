@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from peft import TaskType
 from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig
 
 from ..host.adapter_folders import adapter_config, check_base, is_adapter, load_adapter, load_base
 from ..host.checkpoints import numbered
 from ..host.new_weights import refuse_new
+from ..qlora.recorded import FILE as RECORD
 from ..qlora.recorded import recorded_quantization
 
 
@@ -121,10 +124,21 @@ def quantization_of(source: PolicySource, load_in_4bit: bool | None = None) -> B
     """
     if load_in_4bit is False:
         return None
-    recorded = recorded_quantization(Path(source.name)) if source.base is not None else None
+    recorded = recorded_quantization(_folder_of_record(source)) if source.base is not None else None
     if recorded is not None or not load_in_4bit:
         return recorded
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def _folder_of_record(source: PolicySource) -> Path:
+    """Returns the folder of an adapter; of one on the Hub, that of the record, if it has one."""
+    folder = Path(source.name)
+    if folder.is_dir():
+        return folder
+    try:
+        return Path(hf_hub_download(source.name, RECORD, revision=source.revision)).parent
+    except EntryNotFoundError:
+        return folder
 
 
 def load_policy(
