@@ -22,6 +22,13 @@ import mathematics
 
 ROOT = Path(__file__).parents[1]
 
+# Whether an expression becomes true within ten seconds
+WAITING = """new Promise(done => {
+    setTimeout(() => done(false), 10000)
+    const look = () => %s ? done(true) : setTimeout(look, 20)
+    look()
+})"""
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
@@ -76,13 +83,8 @@ def test_dark_and_light_follow_the_reader(site):
             page.look(1280, dark=dark)
             page.open(site / "index.html")
             # The theme's script sets it some time after the page is loaded
-            assert page.value(
-                f"""new Promise(done => {{
-                    setTimeout(() => done(false), 10000)
-                    const look = () => document.body.dataset.mdColorScheme === "{scheme}" ? done(true) : setTimeout(look, 20)
-                    look()
-                }})"""
-            )
+            expression = f"document.body.dataset.mdColorScheme === '{scheme}'"
+            assert page.value(WAITING % expression)
 
 
 def test_formulas_become_mathml():
