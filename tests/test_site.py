@@ -18,6 +18,7 @@ pytest.importorskip("latex2mathml", reason="latex2mathml is not installed: pip i
 import diagrams
 import links
 import mathematics
+import tables
 
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +114,11 @@ def test_a_flowchart_becomes_a_table():
     assert diagrams.table(chart).splitlines()[2:] == ["| `a` | the top | `b`, `c` |", "| `b` |  | `d` |"]
     with pytest.raises(ValueError, match="not of the form"):
         diagrams.table("a -.-> b")
+
+
+def test_names_in_tables_break_behind_underscores():
+    html = "<td><code>a_b/c</code> of <code>x_y</code></td><p><code>p_q</code></p>"
+    assert tables.on_page_content(html) == html.replace("a_b/c", "a_<wbr>b/<wbr>c")
 
 
 def test_links_out_of_the_docs_lead_to_pages_that_show_the_files(tmp_path):
