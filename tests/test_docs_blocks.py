@@ -153,7 +153,10 @@ def run_own(words: list[str]) -> int:
     if name in COMMANDS and not {"--dry-run", "--help"} & set(rest):
         with torch.random.fork_rng():
             return run_script(COMMANDS[name], [*rest, *small_words(name, rest)])
-    return main([*words, *FEWER.get(name, ())])
+    try:
+        return main([*words, *FEWER.get(name, ())])
+    except SystemExit as ended:  # as argparse does after `--help`
+        return int(ended.code or 0)
 
 
 # Options that win over those in front of them

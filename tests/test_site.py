@@ -15,10 +15,10 @@ pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install '.[do
 pytest.importorskip("material", reason="mkdocs-material is not installed: pip install '.[docs]'")
 pytest.importorskip("latex2mathml", reason="latex2mathml is not installed: pip install '.[docs]'")
 
-import diagrams
-import links
+import flowcharts
 import mathematics
-import tables
+import repository_links
+import table_names
 
 
 ROOT = Path(__file__).parents[1]
@@ -111,14 +111,14 @@ def test_an_unknown_command_is_refused():
 
 def test_a_flowchart_becomes_a_table():
     chart = 'a["a: the top"] --> b & c\nb --> d[("trl, accelerate")]\n'
-    assert diagrams.table(chart).splitlines()[2:] == ["| `a` | the top | `b`, `c` |", "| `b` |  | `d` |"]
+    assert flowcharts.table(chart).splitlines()[2:] == ["| `a` | the top | `b`, `c` |", "| `b` |  | `d` |"]
     with pytest.raises(ValueError, match="not of the form"):
-        diagrams.table("a -.-> b")
+        flowcharts.table("a -.-> b")
 
 
 def test_names_in_tables_break_behind_underscores():
     html = "<td><code>a_b/c</code> of <code>x_y</code></td><p><code>p_q</code></p>"
-    assert tables.on_page_content(html) == html.replace("a_b/c", "a_<wbr>b/<wbr>c")
+    assert table_names.on_page_content(html) == html.replace("a_b/c", "a_<wbr>b/<wbr>c")
 
 
 def test_links_out_of_the_docs_lead_to_pages_that_show_the_files(tmp_path):
@@ -127,14 +127,14 @@ def test_links_out_of_the_docs_lead_to_pages_that_show_the_files(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("[b](../benchmarks/b.py)")
     text = "[a](../examples/a.py) [r](../examples/README.md#part) [x](x.md) [none](../none.py) [web](https://x.org/y)"
-    found = links.outside(text, docs / "x.md", docs)
+    found = repository_links.outside(text, docs / "x.md", docs)
     assert found == {tmp_path / "examples" / "a.py", tmp_path / "examples" / "README.md"}
     page = SimpleNamespace(file=SimpleNamespace(src_uri="x.md"))
     config = SimpleNamespace(docs_dir=str(docs))
-    led = links.on_page_markdown(text, page=page, config=config, files=None)
+    led = repository_links.on_page_markdown(text, page=page, config=config, files=None)
     assert led == (
         "[a](files/examples/a.py.md) [r](files/examples/README.md#part) [x](x.md) [none](../none.py) "
         "[web](https://x.org/y)"
     )
-    assert "````python" in links.page_of(tmp_path / "examples" / "a.py", tmp_path)
-    assert links.page_of(tmp_path / "examples", tmp_path) == "[b](../benchmarks/b.py)"
+    assert "````python" in repository_links.page_of(tmp_path / "examples" / "a.py", tmp_path)
+    assert repository_links.page_of(tmp_path / "examples", tmp_path) == "[b](../benchmarks/b.py)"
