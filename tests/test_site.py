@@ -100,6 +100,10 @@ def test_limits_stand_above_and_below_a_displayed_sum_and_beside_one_in_a_fracti
     assert shown.startswith('<div class="formula">')
 
 
+def test_a_function_stands_apart_from_its_argument():
+    assert 'rspace="0.17em">log</mo>' in mathematics.rendered(r"\log x", False)
+
+
 def test_lines_are_aligned():
     assert mathematics.rendered(r"\begin{aligned} a &= b \\ c &= d \end{aligned}", True).count("<mtr>") == 2
 
@@ -117,7 +121,7 @@ def test_a_flowchart_becomes_a_table():
 
 
 def test_names_in_tables_break_behind_underscores():
-    html = "<td><code>a_b/c</code> of <code>x_y</code></td><p><code>p_q</code></p>"
+    html = "<td><code>a_b/c._d</code> of <code>x_y</code></td><p><code>p_q</code></p>"
     assert table_names.on_page_content(html) == html.replace("a_b/c", "a_<wbr>b/<wbr>c")
 
 

@@ -17,6 +17,7 @@ SPACE = "http://www.w3.org/1998/Math/MathML"
 ALIGNED = re.compile(r"\\(begin|end)\{aligned\}")
 BELOW = {"msub": "munder", "msubsup": "munderover"}
 WITH_LIMITS = {"\N{N-ARY SUMMATION}", "\N{N-ARY PRODUCT}", "max", "min"}
+FUNCTIONS = ("log", "exp", "ln")
 BLACKBOARD = {"1": "\N{MATHEMATICAL DOUBLE-STRUCK DIGIT ONE}"}
 
 ElementTree.register_namespace("", SPACE)
@@ -66,6 +67,10 @@ def mend(element: ElementTree.Element, has_room: bool) -> None:
     if tag == "mo" and element.text == "|":
         # An absolute value's bars, which browsers take for an operator with space around it
         element.attrib |= {"lspace": "0", "rspace": "0"}
+    if tag == "mi" and element.text in FUNCTIONS:
+        # Its argument would touch it
+        element.tag = f"{{{SPACE}}}mo"
+        element.attrib |= {"lspace": "0", "rspace": "0.17em"}
     if element.get("mathvariant") == "double-struck" and element.text in BLACKBOARD:
         element.text = BLACKBOARD[element.text]
     for child in element:

@@ -1,11 +1,11 @@
 """
-Lets names in tables break behind `_` and `/`, and nowhere else, so that a column is no wider than a word on a phone.
+Lets names in tables break behind `_` and `/` between letters, and nowhere else, so that a column is no wider than a word on a phone.
 """
 
 import re
 
 
-JOINT = re.compile(r"[_/]")
+JOINT = re.compile(r"(?<=\w)[_/](?=\w)")
 CELL = re.compile(r"(?<=<td>)<code>([^<]+)</code>")
 
 
