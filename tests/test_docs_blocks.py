@@ -144,7 +144,8 @@ def run(words: list[str], folder: Path) -> int:
     if words[0] == "trl-dapo":
         return run_own(words[1:])
     if words[0] == "python":
-        return subprocess.run([sys.executable, *words[1:]], cwd=folder, stdout=subprocess.DEVNULL).returncode
+        command = [sys.executable, *words[1:], *FEWER.get(words[1], ())]
+        return subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL).returncode
     raise AssertionError(f"{words[0]!r} is no program that this test runs: mark the block.")
 
 
@@ -164,6 +165,9 @@ FEWER = {
     "eval": ["--k", "1", "--max_new_tokens", "8", "--size", "4", "--device", "cpu"],
     "verify": ["--prompts", "2", "--completions", "4", "--max_new_tokens", "8"],
     "demo": ["--completions", "128", "--seeds", "1"],
+    "examples/preferences_to_ppo.py": [
+        *("--seeds", "1", "--prompts", "64", "--reward_steps", "2", "--rollouts", "1"),
+    ],
 }
 
 
