@@ -2,6 +2,7 @@
 
 import doctest
 import gc
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -123,20 +124,22 @@ def test_yaml_is_read_by_a_command(folder, capfd, block):
     assert all(name in out for name in values)
 
 
-BASH = [
-    pytest.param(block, id=str(block), marks=[pytest.mark.slow] if is_slow(block) else []) for block in live("bash")
+BASH = by_page(live("bash"))
+BASH_PAGES = [
+    pytest.param(page, marks=[pytest.mark.slow] if any(map(is_slow, found)) else []) for page, found in BASH.items()
 ]
 
 
-@pytest.mark.parametrize("block", BASH)
-def test_commands_run(folder, monkeypatch, block):
+@pytest.mark.parametrize("page", BASH_PAGES)
+def test_commands_of_a_page_run_one_after_the_other(folder, monkeypatch, page):
     monkeypatch.setenv("COLUMNS", "200")
-    if "reasoning-gym" in block.text:
+    if any("reasoning-gym" in block.text for block in BASH[page]):
         pytest.importorskip("reasoning_gym")
-    for words in commands(block.text):
-        code = run(words, folder)
-        # `verify` and `diagnose` say with 1 that they have found something
-        assert code == 0 or (code == 1 and words[1] in ("verify", "diagnose")), words
+    for block in BASH[page]:
+        for words in commands(block.text):
+            code = run(words, folder)
+            # `verify` and `diagnose` say with 1 that they have found something
+            assert code == 0 or (code == 1 and words[1] in ("verify", "diagnose")), f"{block}: {shlex.join(words)}"
 
 
 def run(words: list[str], folder: Path) -> int:
@@ -146,6 +149,8 @@ def run(words: list[str], folder: Path) -> int:
     if words[0] == "python":
         command = [sys.executable, *words[1:], *FEWER.get(words[1], ())]
         return subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL).returncode
+    if words[0] == "cp":
+        return subprocess.run(words, cwd=folder).returncode
     raise AssertionError(f"{words[0]!r} is no program that this test runs: mark the block.")
 
 

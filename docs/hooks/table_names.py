@@ -1,6 +1,6 @@
 """
-Lets names in tables break behind `_` and `/` between letters, and nowhere else: a column is then no wider than a word on
-a phone.
+Lets names in tables break behind `_` and `/` between letters, and nowhere else: a column is then no wider than a word
+on a phone.
 """
 
 import re
