@@ -55,7 +55,8 @@ SMALL_ROLLOUT: dict[str, Any] = {"num_generations": 4, "max_completion_length": 
 def make_folder(folder: Path) -> None:
     """Fills a folder with what a reader has."""
     for name in MODELS:
-        save_tiny_model(folder / "Qwen" / name, tiny_tokenizer())
+        # 4-bit kernels on a CPU generate with sizes of whole blocks only
+        save_tiny_model(folder / "Qwen" / name, tiny_tokenizer(), hidden=64 if "3B" in name else 16)
     base = str(Path("Qwen") / MODELS[0])
     problems = conversational_dataset(48).rename_column("answer", "solution")
     for name in PROBLEMS:
