@@ -30,7 +30,7 @@ test-slow: $(VENV)/.test ## Run the tests that take minutes
 check: $(VENV)/.lint ## Lint and check types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/ty check trl_dapo
+	$(BIN)/ty check trl_dapo tests/typing_scripts --exclude tests/typing_scripts/wrong.py
 
 format: $(VENV)/.lint ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .

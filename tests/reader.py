@@ -31,7 +31,7 @@ PREFERENCES = ("trl-lib/ultrafeedback_binarized",)
 
 # What the files have that a reader is told to bring
 BROUGHT = {
-    "grpo.yaml": {"dataset_name": "gsm8k", "reward_funcs": "accuracy_reward"},
+    "grpo.yaml": {"dataset_name": "gsm8k", "reward_funcs": "accuracy_reward", "output_dir": "dapo"},
     "run.yaml": {"dataset_name": "gsm8k", "reward_funcs": "math_verify", "max_steps": 800},
     "ppo.yaml": {"dataset_name": "trl-lib/DeepMath-103K", "reward_funcs": "accuracy_reward"},
     "dpo.yaml": {"dataset_name": "trl-lib/ultrafeedback_binarized"},
@@ -92,7 +92,6 @@ def _make_runs(folder: Path, base: str) -> None:
     state = json.dumps({"log_history": log, "global_step": 10})
     for name in ("runs/my-run/checkpoint-200", "."):
         (folder / name / "trainer_state.json").write_text(state)
-    save_tiny_model(folder / "dapo", tiny_tokenizer())
     saved(folder / "arena-DAPO", *load_warm_start())
 
 

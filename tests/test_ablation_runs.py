@@ -134,7 +134,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_table(tmp_path, fini
         )
         # From the imports to the report; once runs are finished, the report alone
         try:
-            assert process.wait(timeout=rng.uniform(5, 40)) == 0
+            assert process.wait(timeout=rng.uniform(5, 25)) == 0
         except subprocess.TimeoutExpired:
             # The whole group half of the time, else the runner alone: its runs end by themselves
             os.killpg(process.pid, signal.SIGKILL) if rng.random() < 0.5 else process.kill()

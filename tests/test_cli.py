@@ -179,7 +179,7 @@ def test_help_of_the_command_lists_trl_and_dapo_options(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith("usage: trl-dapo dapo")
-    assert all(option in text for option in ("--dynamic_sampling", "--num_generations", "--dry-run", "--lora_r"))
+    assert all(option in text for option in ("dynamic_sampling", "--num_generations", "--dry_run", "--lora_r"))
 
 
 def test_parser_can_be_a_subparser(workspace):

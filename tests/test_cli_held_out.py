@@ -33,7 +33,9 @@ def found(values: dict) -> dict:
     return held_out(parse(write(values))[0])
 
 
-@pytest.mark.parametrize("command", ["dapo", "grpo", "ppo"])
+@pytest.mark.parametrize(
+    "command", ["dapo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("grpo", "ppo"))]
+)
 def test_accuracy_is_logged_at_the_start_and_after_each_step(run, workspace, command, capfd):
     if command != "dapo":
         run = {name: value for name, value in run.items() if name != "updates_per_rollout"}
@@ -108,6 +110,7 @@ def test_the_moment_follows_the_trainers_evaluations(run, fields, moment):
     assert when(script_args, training_args) == moment
 
 
+@pytest.mark.slow
 def test_the_best_model_is_chosen_by_held_out_accuracy(run, workspace, capfd):
     best = {**BEST, "load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 1}
     values = {name: value for name, value in {**run, **best, "max_steps": 1}.items() if value is not None}

@@ -160,7 +160,7 @@ def test_it_is_launched_as_a_script_of_its_own(settings, monkeypatch, command):
         ("ppo", {"gamma": 2.0}, "`gamma` must be in [0, 1], got 2.0"),
         ("ppo", {"reward_adapter": "nowhere"}, "reward_adapter='nowhere'"),
         ("ppo", {"per_device_train_batch_size": 80}, "`train_dataset` has 16 prompts"),
-        ("grpo", {"adapter_dtype": "int8"}, "`adapter_dtype` must be one of"),
+        ("grpo", {"adapter_dtype": "int8"}, "adapter_dtype: 'int8' in the config file is none of"),
         ("ppo", {"reward_funcs": ["unknown"]}, "unknown reward function 'unknown'"),
     ],
 )

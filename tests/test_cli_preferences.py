@@ -164,7 +164,7 @@ def test_a_dry_run_prints_the_config_and_trains_nothing(settings, capfd, command
         ("reward", {"num_train_epochs": 0, "max_steps": -1}, "an untrained model would be saved"),
         ("dpo", {"datasets": [{"path": "data", "fraction": -0.5}]}, "datasets[0].fraction=-0.5"),
         ("dpo", {"loss_type": "ipo", "reference_free": True}, "loss_type='ipo' compares with a reference model"),
-        ("reward", {"adapter_dtype": "float16"}, "`adapter_dtype` must be one of"),
+        ("reward", {"adapter_dtype": "float16"}, "adapter_dtype: 'float16' in the config file is none of"),
         ("reward", {"learning_rat": 1}, "Did you mean --learning_rate?"),
         ("dpo", {"dataset_name": None}, "dataset_name is missing"),
         ("reward", {"model_name_or_path": "./nowhere"}, "there is no such folder"),

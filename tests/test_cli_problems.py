@@ -71,6 +71,7 @@ def loaded(values: dict):
 # -------------------------------------------------------------------------------------------------------- what is read
 
 
+@pytest.mark.slow
 def test_a_file_with_a_nested_answer_trains(problems, workspace, capfd):
     assert main(["dapo", *flags(problems), "--live_view", "off"]) == 0
     out, _ = capfd.readouterr()
@@ -162,6 +163,7 @@ def test_the_papers_data_set_trains_by_name(problems, hub, streamed, capfd):
     assert COMMANDS["dapo"].load("preflight")(parse(write(values))) is None
 
 
+@pytest.mark.slow
 @needs_gym
 def test_a_task_of_reasoning_gym_trains(problems, capfd):
     del problems["answer_column"]

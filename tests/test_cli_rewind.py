@@ -172,33 +172,6 @@ def test_a_field_acts(run, change, first):
     assert differing[0] == first
 
 
-@pytest.mark.parametrize(
-    ("command", "change"),
-    [
-        ("grpo", "epsilon=0.0001"),
-        ("ppo", "cliprange_value=0.00001"),
-        ("ppo", "critic_learning_rate=0.5"),
-        ("ppo", "gamma=0.1"),
-        ("dpo", "beta=5.0"),
-        ("reward", "center_rewards_coefficient=3.0"),
-    ],
-)
-@pytest.mark.slow
-def test_fields_of_the_other_trainers_act(tmp_path, monkeypatch, capsys, command, change):
-    here(monkeypatch)
-    offline = command in ("dpo", "reward")
-    common = ("max_steps", "save_strategy", "save_steps", "logging_steps", "report_to", "disable_tqdm")
-    monkeypatch.setattr("rewinding.WORDS", {name: value for name, value in _words().items() if name in common})
-    # The next rollout begins at step 4
-    online = {"max_completion_length": "12", "steps_per_generation": "4"}
-    folder = train(tmp_path / "run", command, **({} if offline else online))
-    assert rewind(folder, "--to", "3", "--set", change) == 0
-    found = report(folder)
-    assert found["causal"] is True, found["proof"]["difference"]
-    # In the log, of which the report shows a part
-    assert "made no difference" not in capsys.readouterr().out
-
-
 def _words() -> dict[str, str]:
     from rewinding import WORDS
 
@@ -261,6 +234,17 @@ def _other_processes(run: Path) -> None:
     path.write_text(path.read_text().replace('"processes": 1', '"processes": 2'))
 
 
+def _launched_otherwise(run: Path) -> None:
+    path = run / FILE
+    path.write_text(path.read_text().replace('"launch": []', '"launch": ["--num_processes", "2"]'))
+
+
+def _two_machines(run: Path) -> None:
+    path = run / FILE
+    words = '["--num_processes", "1", "--num_machines", "2"]'
+    path.write_text(path.read_text().replace('"launch": []', f'"launch": {words}'))
+
+
 def _models_only(run: Path) -> None:
     for folder in run.glob("checkpoint-*"):
         path = folder / "dapo_state.json"
@@ -275,6 +259,8 @@ def _models_only(run: Path) -> None:
         (lambda run: (run / FILE).unlink(), "has no command.json: the run was started from Python"),
         (lambda run: (run / FILE).write_text("{"), "command.json cannot be read"),
         (_other_processes, "was saved by 1 processes, and the run's command starts 2"),
+        (_launched_otherwise, "the run had 1 processes, and its command starts 2 here: another launcher"),
+        (_two_machines, "the run had 2 machines, and a rewind starts all processes on one"),
         (_models_only, "was saved with save_only_model=True"),
     ],
 )

@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import TrainerCallback
+from transformers.utils import logging as host_logging
 from trl import DPOConfig as HostDPOConfig
 from trl import DPOTrainer as HostDPOTrainer
 from trl import GRPOConfig as HostConfig
@@ -35,6 +36,7 @@ from training import assert_same_run, assert_same_tensors, dapo_args, even, trai
 from trl_dapo import DAPOTrainer, DiagnosisCallback, GRPOConfig, GRPOTrainer, PPOTrainer, RewardConfig, RewardTrainer
 from trl_dapo.host.checkpoints import damage
 from trl_dapo.host.fetching import EmptyRows, FetchedOnce
+from trl_dapo.monitor import callback as callback_module
 from trl_dapo.monitor.callback import _alert
 from trl_dapo.monitor.event_checkpoints import event_checkpoints, keep
 from trl_dapo.monitor.finding import Finding, read_findings, write_findings
@@ -135,6 +137,31 @@ def test_a_finding_is_told_once_in_one_line_and_written(tmp_path, caplog):
     assert (callback.findings[0].onset, callback.findings[0].step) == (1, TOLD)
 
 
+@pytest.mark.parametrize(
+    ("log_level", "stop_on", "told"),
+    [
+        ("passive", (), logging.WARNING),
+        ("info", (), logging.WARNING),
+        ("error", (), None),
+        # Why a run ends is no warning
+        ("passive", "any", logging.ERROR),
+        ("error", "any", logging.ERROR),
+        ("critical", "any", None),
+    ],
+)
+def test_what_is_told_follows_the_log_level_and_the_file_is_written_anyway(tmp_path, caplog, log_level, stop_on, told):
+    host = host_logging.get_verbosity()
+    callback = DiagnosisCallback(stop_on=stop_on)
+    try:
+        with caplog.at_level(logging.WARNING, logger="trl_dapo.monitor.callback"):
+            diagnosed(tmp_path, callback, log_level=log_level)
+    finally:
+        host_logging.set_verbosity(host)
+    levels = [one.levelno for one in caplog.records if "groups_all_right" in one.getMessage()]
+    assert levels == ([] if told is None else [told])
+    assert read_findings(tmp_path) == callback.findings != ()
+
+
 def test_a_healthy_run_writes_nothing(tmp_path):
     callback = DiagnosisCallback()
     diagnosed(tmp_path, callback, reward=parity_reward)
@@ -228,6 +255,21 @@ def test_a_run_ends_at_a_finding_with_a_checkpoint(tmp_path, stop_on):
 def test_a_rule_that_is_not_named_does_not_end_the_run(tmp_path):
     assert diagnosed(tmp_path, DiagnosisCallback(stop_on=["kl_runaway"])).state.global_step == 7
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_process_does_what_the_main_one_has_decided(tmp_path, monkeypatch):
+    # As on another process, of which the main one has seen nothing
+    monkeypatch.setattr(callback_module, "broadcast_object_list", lambda values: [None])
+    callback = DiagnosisCallback(stop_on="any", save_on_finding=True)
+    assert diagnosed(tmp_path, callback).state.global_step == 7
+    assert rules(callback) == ["groups_all_right"]
+    assert not list(tmp_path.glob("checkpoint-*")) + event_checkpoints(tmp_path)
+
+
+def test_processes_decide_at_what_the_trainer_logs_on_all_of_them():
+    assert callback_module._logged_by_all({"loss": 0.1, "step": 1})
+    assert callback_module._logged_by_all({"eval_reward": 0.1, "step": 1})
+    assert not callback_module._logged_by_all({"plugged/in": 1.0, "train_loss": 0.1, "step": 1})
 
 
 @pytest.mark.parametrize("name", ["groups_all_rigt", "loss", 3, ""])

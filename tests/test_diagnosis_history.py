@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trl_dapo.monitor.diagnosis import run_through
@@ -94,7 +94,11 @@ KEYS = [
 VALUES = st.sampled_from([0.0, 1.0, 1e9, -1.0, 1e-9, math.nan, math.inf, -math.inf, 1e300, -1e300]) | JSON
 
 
+HUGE = [{"reward": 0.0, "rewards/a/mean": 0.0, "rewards/a/std": 0.0, "rewards/b_length/std": 1e300}]
+
+
 @given(st.lists(st.dictionaries(st.sampled_from(KEYS), VALUES), max_size=30), st.integers(0, 2**32))
+@example(HUGE, 0)
 @settings(max_examples=200, deadline=None)
 def test_whatever_values_a_log_has_it_is_judged(entries, seed):
     # A few kinds of rows, over and over: random ones have no observations in a row

@@ -334,6 +334,18 @@ def test_the_function_that_dynamic_sampling_looks_at_is_the_one_that_judges():
     assert found.numbers["share"] == pytest.approx(16 / 17)
 
 
+def test_where_a_schedule_begins_or_ends_at_0_nothing_has_to_move():
+    log = rollouts(12, trained__share_moved=0.001, grad_norm=0.5, learning_rate=0.0)
+    assert diagnose(log) == ()
+    assert [one.rule for one in diagnose([{**row, "learning_rate": 1e-6} for row in log])] == ["weights_not_moving"]
+
+
+def test_what_a_scorer_cannot_read_in_training_counts_before_an_evaluation():
+    (found,) = diagnose(rollouts(8, dapo_math__unparseable=0.9, eval_held_unparseable=0.1))
+    assert (found.rule, found.numbers["unparseable"]) == ("unparseable_answers", pytest.approx(0.9))
+    assert "(dapo_math/unparseable)" in found.message
+
+
 def test_names_in_a_log_cannot_move_a_terminal():
     log = rollouts(8, **{"bad\x1b[2J__unparseable": 0.9})
     (found,) = diagnose(log)

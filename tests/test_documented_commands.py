@@ -11,6 +11,7 @@ from accelerate.commands.launch import launch_command_parser
 
 from test_cli import ROOT, model_dir, workspace  # noqa: F401
 from test_reward_adapter import reward_adapter
+from trl_dapo.arena import load_reward_start
 from trl_dapo.cli import demo
 from trl_dapo.cli import eval as evaluation
 from trl_dapo.cli.commands import COMMANDS
@@ -45,14 +46,16 @@ def comments_of_examples() -> list[list[str]]:
     found = []
     for path in sorted((ROOT / "examples").rglob("*.*")):
         if path.suffix in (".yaml", ".py"):
-            lines = re.findall(r"^(?:#| ).*?((?:trl-dapo|python) .*)$", path.read_text(), re.M)
+            lines = re.findall(r"^(?:#| ).*?((?<![\w-])(?:trl-dapo|python) .*)$", path.read_text(), re.M)
             found += [shlex.split(line) for line in lines]
     return found
 
 
 SHOWN = [(path.name, words) for path in PAGES for words in commands(path.read_text())]
 SHOWN += [("examples", words) for words in comments_of_examples()]
-TRAINING = sorted({tuple(words) for _, words in SHOWN if words[0] == "trl-dapo" and words[1] in COMMANDS})
+OURS = {tuple(words) for _, words in SHOWN if words[0] == "trl-dapo"}
+HELP = sorted(words for words in OURS if "--help" in words[2:])
+TRAINING = sorted(words for words in OURS - {*HELP} if words[1] in COMMANDS)
 
 
 def of(program: str) -> list[list[str]]:
@@ -67,7 +70,7 @@ def test_the_walk_finds_the_commands():
 
 @pytest.fixture
 def readers_folder(workspace):  # noqa: F811
-    """The folder of a reader who has brought the files, and trained the reward model."""
+    """The folder of a reader who has brought the files, and trained the reward models."""
     (workspace / "examples").symlink_to(ROOT / "examples")
     for name, fields in BROUGHT.items():
         values = {"model_name_or_path": "Qwen/Qwen2.5-0.5B-Instruct", "output_dir": "out", **fields}
@@ -77,6 +80,8 @@ def readers_folder(workspace):  # noqa: F811
     rows = [json.dumps({**row, "question": f"{place}+1?"}) for place in range(64)]
     Path("problems.jsonl").write_text("\n".join(rows))
     reward_adapter(workspace / "reward-model")
+    for one in load_reward_start():
+        one.save_pretrained(workspace / "arena-reward")
     return workspace
 
 
@@ -87,6 +92,14 @@ def test_a_training_command_is_planned_as_it_stands(readers_folder, capfd, words
     assert (code, err) == (0, "")
     for flag in [word for word in words if word.startswith("--") and word not in ("--config", "--dry-run")]:
         assert f"{flag.lstrip('-')}" in out or flag == "--accelerate_config", flag
+
+
+@pytest.mark.parametrize("words", [words for words in HELP if "<command>" not in words], ids=" ".join)
+def test_help_is_shown_as_it_stands(readers_folder, capfd, words):
+    with pytest.raises(SystemExit) as end:
+        main([*words[1:]])
+    assert end.value.code == 0
+    assert " --" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -389,6 +389,7 @@ def launch(folder, processes):
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(processes)]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_questions_and_find_what_one_finds(tmp_path):
     (one,), two = launch(tmp_path / "one", 1), launch(tmp_path / "two", 2)
     folders = [tmp_path / name / "evaluations" / "step-0" for name in ("one", "two")]

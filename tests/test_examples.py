@@ -36,6 +36,7 @@ def first_layers(monkeypatch):
         monkeypatch.setattr(gguf, name, cache(getattr(gguf, name)))
 
 
+@pytest.mark.slow
 def test_grpo_script_with_one_word_replaced(tmp_path, capsys, first_layers):
     arguments = ["--cpu", "--layers", "4", "--steps", "2", "--tokens", "8", "--output_dir", str(tmp_path)]
     trainer = replace_grpo.main(arguments)
@@ -59,6 +60,7 @@ def test_grpo_script_with_one_word_replaced(tmp_path, capsys, first_layers):
     assert columns == {**expected, "informative": f"{logs[0]['dapo/frac_informative']:.3f}"}
 
 
+@pytest.mark.slow
 def test_qlora_from_4_bit_weights_to_a_merged_model(tmp_path, monkeypatch, capsys):
     def letters(completions, solution, **kwargs):
         # Four layers find no sum; they write more letters or fewer

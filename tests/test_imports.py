@@ -206,7 +206,9 @@ def test_an_import_counts_wherever_it_can_run(source, found):
 
 def test_the_top_level_holds_folders_alone():
     entries = {path.name for path in ROOT.iterdir() if path.name != "__pycache__"}
-    assert entries == {"__init__.py", "py.typed", *FOLDERS}
+    # `skills` holds no code: it is for coding assistants
+    assert entries == {"__init__.py", "py.typed", "skills", *FOLDERS}
+    assert not list((ROOT / "skills").rglob("*.py"))
     assert all((ROOT / folder / "__init__.py").is_file() for folder in FOLDERS)
 
 

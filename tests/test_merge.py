@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from preferences import nf4, saved, tiny_reward_model
 from tiny import tiny_model, tiny_tokenizer
+from trl_dapo.arena.tokenizer import build_tokenizer
 from trl_dapo.cli.main import main
 from trl_dapo.export import folder as folders
 from trl_dapo.export.agreement import ask, encoded
@@ -421,6 +422,11 @@ def test_prompts_that_cannot_be_read(base, tmp_path, capsys):
     (tmp_path / "bad.jsonl").write_text('{"question": 1}\n')
     assert "no JSON object with `prompt`" in refused(capsys, *words, tmp_path / "bad.jsonl")
     assert "--to" in refused(capsys, tmp_path / "run")
+
+
+def test_prompts_that_the_tokenizer_cannot_read_are_named():
+    with pytest.raises(ValueError, match=r"cannot read the prompt 'five' .*--prompts FILE"):
+        encoded(build_tokenizer(), ["1+2=", "five"])
 
 
 @pytest.mark.parametrize("prompt", ["[]", "3", '{"a": 1}', '[{"role": "user"}]', '[{"content": null}]', "null"])

@@ -252,6 +252,7 @@ def test_activations_that_wait_elsewhere_change_nothing(place, tmp_path, figures
     torch.testing.assert_close(found[True], found[False], rtol=1e-3 if place.on_gpu else 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_a_merged_model(place, tmp_path, figures, capsys, never_merged):
     rows = tmp_path / "rows.jsonl"
     prompts(8).to_json(rows)

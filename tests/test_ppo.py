@@ -117,6 +117,7 @@ def ranks(folder, name):
     return [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_gradients_of_two_processes_are_those_of_two_models(two_processes):
     first, second = ranks(two_processes, "shared_base")
     rows = joined_rows([part["rollouts"][0] for part in (first, second)])
@@ -129,6 +130,7 @@ def test_gradients_of_two_processes_are_those_of_two_models(two_processes):
         assert_close(first["gradients"][step], expected)
 
 
+@pytest.mark.slow
 def test_advantages_are_whitened_over_both_processes(two_processes):
     rows = joined_rows([part["rollouts"][0] for part in ranks(two_processes, "shared_base")])
     kept = rows["advantages"][rows["completion_mask"].bool()].double()
@@ -136,12 +138,14 @@ def test_advantages_are_whitened_over_both_processes(two_processes):
     assert kept.std().item() == pytest.approx(1, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_each_process_has_the_scores_of_its_own_rows(two_processes):
     for part in ranks(two_processes, "scores"):
         sums = (part["completion_ids"] * part["completion_mask"]).sum(dim=1)
         assert torch.allclose(part["returns"][:, 0], sums.float(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_models_on_two_processes_stay_alike(two_processes):
     first, second = ranks(two_processes, "separate")
     assert_same_tensors(first["policy"], second["policy"])

@@ -121,6 +121,7 @@ def test_precision_that_was_asked_for_decides_the_dtype():
     assert (values["dtype"], values["bf16"], values["fp16"]) == ("bfloat16", True, False)
 
 
+@pytest.mark.slow
 def test_a_file_for_trl_runs_as_it_is(base, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"prompt": f"{i}+1=", "solution": str(i + 1)}) + "\n" for i in range(8)))

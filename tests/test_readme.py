@@ -36,6 +36,13 @@ def test_every_python_block_is_python(path):
         compile(code if block.startswith(">>>") else block, path.name, "exec")
 
 
+def test_it_is_read_in_two_minutes():
+    # Comments are not seen
+    shown = re.sub(r"^<!--.*-->\n", "", README, flags=re.M)
+    assert len(shown.splitlines()) <= 130
+    assert len(shown.split()) <= 900
+
+
 def test_commands_of_make_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     named = set(re.findall(r"\bmake ([a-z-]+)", README))

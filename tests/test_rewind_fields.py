@@ -6,6 +6,8 @@ import pytest
 from trl import DatasetMixtureConfig, ModelConfig
 
 from trl_dapo.cli.commands import COMMANDS
+from trl_dapo.cli.errors import UsageError
+from trl_dapo.cli.rewind_plan import parse_changes
 from trl_dapo.rewind.fields import _HOW, ACTS, OPTIMIZER_FIELDS, refusal
 
 
@@ -44,8 +46,11 @@ def test_each_field_that_may_change_is_one():
         ("fsdp", "by rounding"),
     ],
 )
-def test_a_field_that_may_not_change_has_its_reason(name, reason):
+def test_a_field_that_may_not_change_is_refused_with_its_reason(name, reason):
     assert reason in refusal(name)
+    with pytest.raises(UsageError) as refused:
+        parse_changes([["epsilon=0.1", f"{name}=1"]], "dapo")
+    assert str(refused.value) == f"--set {name}: it may not change at a checkpoint: {refusal(name)}."
 
 
 def test_what_is_refused_because_of_rounding_is_how_and_not_what():

@@ -32,6 +32,8 @@ def begun(rate: float, changed: list[str], factor) -> tuple[dict, LambdaLR]:
 def test_the_first_update_has_the_rate_of_the_config_at_its_step():
     # 0.5 x (3 + 1) / 10, and in the update after it 0.5 x (4 + 1) / 10
     group, schedule = begun(0.5, ["learning_rate"], lambda step: (step + 1) / 10)
+    # The branch's own checkpoints hold it too
+    assert group["initial_lr"] == 0.5
     assert group["lr"] == pytest.approx(0.2)
     assert schedule.get_last_lr() == pytest.approx([0.2])
     schedule.step()

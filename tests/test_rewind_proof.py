@@ -64,3 +64,13 @@ def test_zeros_of_either_sign_are_other_bits(tmp_path, bits):
         (tmp_path / name).mkdir()
         save_file({"a": torch.tensor([value])}, tmp_path / name / "model.safetensors")
     assert compare_weights(tmp_path / "run", tmp_path / "branch") == (0, "a")
+
+
+def test_of_a_step_whose_log_differs_the_log_is_told_and_not_the_weights(tmp_path):
+    run, other = tmp_path / "run", tmp_path / "other"
+    for folder, value in ((run, 1.0), (other, 2.0)):
+        folder.mkdir()
+        save_file({"a": torch.tensor([value])}, folder / "model.safetensors")
+    later = [{**entry, "loss": 7.0} if entry.get("loss") == 0.125 else entry for entry in LOG]
+    proof = prove(LOG, later, {3: (run, other)}, 1, 3)
+    assert (proof.difference.step, proof.difference.key, proof.checkpoints) == (3, "loss", ())

@@ -1,6 +1,5 @@
 """Dynamic sampling in the trainer, on rollouts whose degenerate groups are known beforehand."""
 
-import inspect
 import logging
 
 import pandas as pd
@@ -383,14 +382,6 @@ def test_no_arguments_are_all_of_dapo(tmp_path, monkeypatch):
     trainer = build(DAPOTrainer, None, reward_funcs=parity_reward, train_dataset=plain_dataset(32))
     assert trainer.args.output_dir == "tiny-llama-DAPO"
     assert trainer.args.dynamic_sampling
-
-
-def test_constructor_takes_what_the_hosts_takes():
-    ours, host = inspect.signature(DAPOTrainer).parameters, inspect.signature(GRPOTrainer).parameters
-    # And, by name alone, the weights of tokens
-    assert list(ours.values())[:-1] == list(host.values())
-    assert list(ours)[-1] == "token_importance_func"
-    assert ours["token_importance_func"].kind is inspect.Parameter.KEYWORD_ONLY
 
 
 def test_inert_parts_are_told_at_start(tmp_path, caplog):

@@ -182,6 +182,7 @@ def test_weights_alone_resume_and_say_that_it_is_not_exact(tmp_path, caplog):
 # kill -9
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path):
     # In a rollout, between two files of a checkpoint, before older ones are removed, ...: see the worker
     worker = subprocess.run(

@@ -16,10 +16,11 @@ import pytest
 import torch
 from rich.console import Console
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.utils import logging as host_logging
 
 from five import FIVE, ONLINE, trainer
 from tiny import parity_reward, snapshot
-from trl_dapo import DAPOConfig, LiveView
+from trl_dapo import DAPOConfig, DiagnosisCallback, LiveView
 from trl_dapo.cli.monitor_arguments import MonitoredScriptArguments, add_monitors
 from trl_dapo.host.watch import Watch, Watches, watch_of
 from trl_dapo.view import lines, screens
@@ -195,6 +196,40 @@ def test_a_failure_of_the_view_is_told_once_and_ends_no_run(tmp_path, monkeypatc
     assert sum("The live view stops, and the run goes on" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_at_a_log_level_of_errors_the_lines_stay_and_the_last_one_names_what_was_found(tmp_path, capsys, caplog):
+    verbosity = host_logging.get_verbosity()
+    # All completions are right from the first rollout on, which is told at the fourth
+    fields = {"max_steps": 5, "logging_steps": 1, "log_level": "error", "save_strategy": "no"}
+    right = {"reward_funcs": lambda completions, **kwargs: [1.0] * len(completions)}
+    callbacks = [DiagnosisCallback(), LiveView()]
+    try:
+        with caplog.at_level(logging.WARNING, logger="trl_dapo"):
+            trainer("grpo", tmp_path, callbacks=callbacks, **fields, **right).train()
+    finally:
+        host_logging.set_verbosity(verbosity)
+    printed = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("step ") for line in printed) == 5
+    assert printed[-1].startswith("done: step 5 of 5, ")
+    found = [one.rule for one in callbacks[0].findings]
+    assert "groups_all_right" in found
+    assert printed[-1].endswith(f"; found: {', '.join(found)}")
+    assert "groups_all_right" not in caplog.text
+
+
+def test_a_view_that_fails_says_nothing_at_a_log_level_of_errors(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(lines, "log_line", lambda state: 1 / 0)
+    verbosity = host_logging.get_verbosity()
+    one = trainer(
+        "reward", tmp_path, max_steps=2, logging_steps=1, log_level="error", callbacks=[LiveView(show="lines")]
+    )
+    try:
+        with caplog.at_level(logging.WARNING):
+            one.train()
+    finally:
+        host_logging.set_verbosity(verbosity)
+    assert "The live view stops" not in caplog.text
+
+
 def test_another_process_shows_nothing(capsys):
     view = LiveView(show="lines")
     state = SimpleNamespace(is_world_process_zero=False, global_step=0, log_history=[], max_steps=3)
@@ -329,7 +364,7 @@ def test_the_commands_add_it(word, count, tmp_path):
     assert sum(isinstance(callback, LiveView) for callback in one.callback_handler.callbacks) == count
 
 
-@pytest.mark.parametrize("name", ["dapo", "dpo"])
+@pytest.mark.parametrize("name", ["dapo", pytest.param("dpo", marks=pytest.mark.slow)])
 def test_trackio_gets_the_same_numbers_beside_the_view(name, tmp_path):
     pytest.importorskip("trackio", reason="trackio is not installed: pip install trackio")
     environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
@@ -338,11 +373,15 @@ def test_trackio_gets_the_same_numbers_beside_the_view(name, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     steps = {entry["train/global_step"]: entry for entry in found["stored"] if "train/loss" in entry}
-    assert set(steps) == {1, 2}
-    for entry in found["history"][:2]:
+    assert set(steps) == set(range(1, 9))
+    for entry in found["history"][:8]:
         for key in ("loss", "grad_norm", "learning_rate"):
             assert steps[entry["step"]][f"train/{key}"] == pytest.approx(entry[key])
     assert not [key for entry in found["stored"] for key, value in entry.items() if value is None]
+    # No completion is right, which the diagnosis tells, and an alert says
+    assert bool(found["findings"]) == (name == "dapo")
+    assert [one["title"] for one in found["alerts"]] == found["findings"]
+    assert all(one["text"] and "None" not in one["text"] for one in found["alerts"])
 
 
 def test_the_probe_of_a_model_is_reported_to_no_tracker(tmp_path, monkeypatch):

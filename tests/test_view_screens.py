@@ -207,6 +207,8 @@ def test_bars_and_directions():
     assert direction([1, 2, 3, 4, 5, 6]) == 1
     assert direction([6, 5, 4, 3, 2, 1]) == -1
     assert direction([1, 2, 1, 2, 1, 2]) == direction([1, 2, 3]) == direction([5] * 9) == 0
+    # What overflows on the way has no direction
+    assert direction([1e300, -1e300] * 3) == direction([-1.7e308] * 3 + [1.7e308] * 3) == 0
 
 
 def test_a_long_series_is_thinned_but_its_end_is_not():
@@ -222,6 +224,8 @@ def test_a_step_that_is_logged_again_has_one_value():
     series = Series()
     series.add(1, 1.0)
     series.add(1, 2.0)
+    # One without a value, such as that of an evaluation at the same step, takes none away
+    series.add(1, None)
     assert (series.steps, series.values) == ([1], [2.0])
 
 
@@ -237,6 +241,8 @@ def test_a_right_and_a_wrong_completion_are_chosen_without_the_length_penalty():
     right, wrong = pick(table, 7)
     assert (right.kind, right.completion, right.reward, right.step) == ("right", "b", 1.0, 7)
     assert (wrong.kind, wrong.completion) == ("wrong", "a")
+    signed = pick({**table, "rewards": {"accuracy": [-1.0, 1.0, -1.0]}}, 7)
+    assert [one.kind for one in signed] == ["right", "wrong"]
     only = pick({**table, "rewards": {"accuracy": [0.0, 0.0, 0.0]}}, 7)
     assert [one.kind for one in only] == ["wrong"]
     assert [one.kind for one in pick({**table, "rewards": {"model": [0.3, 0.7, 0.1]}}, 7)] == ["best", "worst"]
@@ -301,7 +307,10 @@ def test_an_evaluation_and_the_end_have_lines_of_their_own():
     )
     state = going()
     state.ended = "stopped by KeyboardInterrupt"
-    assert end_line(state) == "stopped by KeyboardInterrupt: step 40 of 100, 2 560 completions, 80 s"
+    told = "stopped by KeyboardInterrupt: step 40 of 100, 2 560 completions, 80 s; found: entropy_collapse"
+    assert end_line(state) == told
+    state.findings = ()
+    assert end_line(state) == told.partition(";")[0]
 
 
 # ----------------------------------------------------------------------------------------------------------- notebook

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .evaluation.callback import EvaluationCallback
     from .grpo.config import GRPOConfig
     from .grpo.trainer import GRPOTrainer
+    from .host.arguments import RewardFunction
     from .monitor.callback import DiagnosisCallback
     from .monitor.diagnosis import diagnose
     from .ppo.config import PPOConfig
@@ -42,6 +43,7 @@ __all__ = [
     "PPOConfig",
     "PPOTrainer",
     "RewardConfig",
+    "RewardFunction",
     "RewardModelFunction",
     "RewardTrainer",
     "__version__",
@@ -63,6 +65,7 @@ _HOMES = {
     "PPOConfig": ".ppo.config",
     "PPOTrainer": ".ppo.trainer",
     "RewardConfig": ".reward_model.config",
+    "RewardFunction": ".host.arguments",
     "RewardModelFunction": ".reward_model.function",
     "RewardTrainer": ".reward_model.trainer",
     "diagnose": ".monitor.diagnosis",

@@ -18,6 +18,7 @@ from .ablate_defaults import LARGEST, MARGIN, MAX_SEEDS, MOST_SEED, OUTPUT_DIR, 
 from .config_file import read_config_file, split_config_flag
 from .errors import UsageError, one_line
 from .folders import check_folder
+from .grouped_help import GroupedHelp
 from .json_words import mapping_of
 
 
@@ -29,7 +30,7 @@ SECTION = "ablation"  # of a YAML file: options of this command
 
 def make_parser(prog: str = "trl-dapo ablate") -> argparse.ArgumentParser:
     """Returns the parser of the command's options; all other options are those of `trl-dapo dapo`."""
-    parser = argparse.ArgumentParser(
+    parser = GroupedHelp(
         prog=prog,
         allow_abbrev=False,
         description="Run the rows of an ablation with several seeds and equal budgets, and report each row with its "
@@ -46,25 +47,26 @@ def make_parser(prog: str = "trl-dapo ablate") -> argparse.ArgumentParser:
 
 
 def _add_rows(group: Any) -> None:
-    group.add_argument("--config", metavar="FILE", help="YAML file of `trl-dapo dapo`: the base of all rows.")
-    group.add_argument("--preset", choices=PRESETS, help="A base that ships with this package (default: arena).")
+    group.add_argument("--config", metavar="FILE", help="YAML file of `trl-dapo dapo`: the base.")
+    group.add_argument("--preset", choices=PRESETS, help="A base of this package (default: arena).")
     group.add_argument(
         "--design",
         nargs="+",
         choices=DESIGNS,
         default=[],
-        help="Tables: the paper's ladder, DAPO without each part, each part alone, all combinations "
-        "(default: ladder). Tables share their runs.",
+        help="Which tables (default: ladder). The paper's ladder, DAPO without each part, each part alone, all "
+        "combinations; they share their runs.",
     )
     group.add_argument(
         "--vary",
         action="append",
         default=[],
         metavar="FIELD=A,B",
-        help="A row for each value of a field; several give all combinations. In place of --design.",
+        help="A row for each value of a field. Several give all combinations. In place of --design.",
     )
     group.add_argument(
-        "--regime", help="Of the built-in task: settings in which a technique has something to do (default: default)."
+        "--regime",
+        help="Settings of the built-in task (default: default). In the others, a technique has something to do.",
     )
 
 
@@ -76,53 +78,53 @@ def _add_budget(group: Any) -> None:
         nargs="+",
         choices=MATCHES,
         default=[],
-        help="What rows spend equally: completions generated, optimizer steps, seconds of training (default: "
-        "samples). Several give a table each, from the same runs.",
+        help="What rows spend equally (default: samples). Completions generated, optimizer steps, or seconds of "
+        "training; several give a table each, from the same runs.",
     )
     group.add_argument(
-        "--samples", type=int, help="Completions of a run (default: those of max_steps without refills)."
+        "--samples", type=int, help="Completions of a run. By default those of max_steps without refills."
     )
-    group.add_argument("--steps", type=int, help="Optimizer steps of a run (default: max_steps).")
+    group.add_argument("--steps", type=int, help="Steps of a run (default: max_steps).")
     group.add_argument("--seconds", type=float, help="Seconds of training of a run.")
     group.add_argument(
         "--until",
         choices=["resolved"],
-        help="Add seeds until each row's difference to the one before is resolved, or is shown to be within --margin.",
+        help="Add seeds until the differences are resolved. Each row's to the one before: resolved, or shown to be "
+        "within --margin.",
     )
-    group.add_argument("--margin", type=float, help=f"With --until: differences that are nothing ({MARGIN}).")
+    group.add_argument("--margin", type=float, help=f"With --until: what is no difference ({MARGIN}).")
     group.add_argument("--max_seeds", type=int, help=f"With --until: most seeds ({MAX_SEEDS}).")
 
 
 def _add_measuring(group: Any) -> None:
     group.add_argument("--temperature", type=float, help="Of the evaluation (default: 1.0).")
-    group.add_argument("--top_p", type=float, help="Of the evaluation (default: 0.7; the built-in task: 1.0).")
+    group.add_argument("--top_p", type=float, help="Of the evaluation (default: 0.7). The built-in task: 1.0.")
     group.add_argument("--points", type=int, default=3, help="Measurements on the way (default: 3).")
     group.add_argument("--points_k", type=int, default=1, help="Completions per question there (default: 1).")
 
 
 def _add_starting(group: Any) -> None:
-    group.add_argument("--output_dir", type=_folder, help=f"Folder of the runs and the report ({OUTPUT_DIR}).")
-    group.add_argument("--jobs", type=int, help="Runs at a time (default: 1; the built-in task: one per core).")
+    group.add_argument("--output_dir", type=_folder, metavar="DIR", help=f"Folder (default: {OUTPUT_DIR}).")
+    group.add_argument("--jobs", type=int, help="Runs at a time (default: 1). The built-in task: one per core.")
     group.add_argument("--launcher", choices=LAUNCHERS, default="local", help="Where runs start (default: local).")
     group.add_argument(
         "--launcher_options",
         type=mapping_of,
         default={},
-        help='JSON for the launcher: {"slurm_partition": "gpu", "gpus_per_node": 1}, or {"num_gpus": 1} of ray.',
+        metavar="JSON",
+        help='For the launcher. {"slurm_partition": "gpu", "gpus_per_node": 1}, or {"num_gpus": 1} of ray.',
     )
     group.add_argument("--keep_models", action="store_true", help="Save the last policy of each run.")
-    group.add_argument("--prepare", action="store_true", help="Write the folder of each run, and start nothing.")
+    group.add_argument("--prepare", action="store_true", help="Write the runs' folders, and start nothing.")
     group.add_argument("--dry-run", "--dry_run", action="store_true", help="Print each command and the budget.")
 
 
 def _add_report(group: Any) -> None:
-    group.add_argument("--report", action="store_true", help="Report what is finished, and start nothing.")
+    group.add_argument("--report", action="store_true", help="Report what is finished, start nothing.")
     group.add_argument(
-        "--join", nargs="+", type=Path, default=[], metavar="FOLDER", help="Further folders of results for the report."
+        "--join", nargs="+", type=Path, default=[], metavar="FOLDER", help="Further folders of results."
     )
-    group.add_argument(
-        "--compare", nargs=2, type=Path, metavar=("A", "B"), help="Set two reports side by side, and do nothing else."
-    )
+    group.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="Set two reports side by side.")
 
 
 def main(argv: list[str]) -> int:

@@ -21,7 +21,11 @@ from trl_dapo.ppo.config import PPOConfig
 from .arena_defaults import fill_in, is_arena_run
 from .config_file import read_config_file, without_config
 from .errors import UsageError, one_line
+from .field_help import field_sections, fields_of
 from .field_types import check_values
+from .grouped_help import GroupedHelp
+from .help_text import Section, paragraph
+from .option_groups import FRONT
 from .quantized_defaults import check_adapters, fill_in_quantized
 from .spelling import nearest
 from .target import SetAside
@@ -36,7 +40,7 @@ class Arguments(NamedTuple):
     dataset_args: DatasetMixtureConfig
 
 
-class CommandParser(TrlParser):
+class CommandParser(GroupedHelp, TrlParser):
     """
     TRL's parser; all its errors are [`UsageError`]s.
 
@@ -45,6 +49,8 @@ class CommandParser(TrlParser):
             Dataclasses of which the fields are arguments.
         arena_defaults (`Mapping[str, Any]`, *optional*):
             Fields of a run that names neither a model nor a dataset.
+        command (`str`, *optional*, defaults to `"dapo"`):
+            Name of the command, which decides what the first page of its help shows.
 
     Attributes:
         processes (`int`): how many processes share the batch.
@@ -54,9 +60,14 @@ class CommandParser(TrlParser):
     """
 
     def __init__(
-        self, dataclass_types: Any = None, arena_defaults: Mapping[str, Any] | None = None, **kwargs: Any
+        self,
+        dataclass_types: Any = None,
+        arena_defaults: Mapping[str, Any] | None = None,
+        command: str = "dapo",
+        **kwargs: Any,
     ) -> None:
         super().__init__(dataclass_types=dataclass_types, **kwargs)
+        self.command = command
         self.arena_defaults = arena_defaults
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.notes: list[str] = []
@@ -97,6 +108,20 @@ class CommandParser(TrlParser):
         # Of the two spellings that a field has, the one with underscores
         options = [f"--{action.dest}" for action in self._actions if f"--{action.dest}" in action.option_strings]
         return nearest(word, options)
+
+    def sections(self, is_first_page: bool) -> list[Section]:
+        """Returns the groups of the table, with the fields that the parser has."""
+        front = FRONT.get(self.command, FRONT["dapo"]) if is_first_page else None
+        return field_sections(self.command, self._actions, cast(list, self.dataclass_types), front)
+
+    def ending(self, width: int, group: str | None) -> list[str]:
+        """Returns where the other options are, and how a page is read."""
+        groups, count = ", ".join(self.group_names()), len(fields_of(self._actions))
+        words = [
+            "In parentheses: the default. --no_X turns X off. FILE is YAML with these names.",
+            f"--help all shows all {count} options, --help GROUP those of one group: {groups}.",
+        ]
+        return [line for one in words for line in paragraph(one, width)]
 
     def error(self, message: str) -> NoReturn:
         """Raises the message as a [`UsageError`]; argparse would print all options before it."""

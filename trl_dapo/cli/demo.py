@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from .errors import UsageError, one_line
 from .folders import check_folder
+from .grouped_help import GroupedHelp
 
 
 DEFAULT_BUDGET = 16384
@@ -27,7 +28,7 @@ LEAST_ROOM = 2**20
 
 def make_parser(prog: str = "trl-dapo demo") -> argparse.ArgumentParser:
     """Returns the parser of the demo's options."""
-    parser = argparse.ArgumentParser(
+    parser = GroupedHelp(
         prog=prog,
         allow_abbrev=False,
         description="Train GRPO without KL and DAPO from the same warm start on the same number of generated "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from .errors import UsageError, one_line
+from .grouped_help import GroupedHelp
 
 
 FOUND = 1
@@ -17,7 +18,7 @@ FOUND = 1
 
 def make_parser(prog: str = "trl-dapo diagnose") -> argparse.ArgumentParser:
     """Returns the parser of the command's options."""
-    parser = argparse.ArgumentParser(
+    parser = GroupedHelp(
         prog=prog,
         allow_abbrev=False,
         description="Say from a run's log what is wrong with it, since when, and what to change. Exit code 0 where "

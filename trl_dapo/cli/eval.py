@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from .config_file import read_config_file, set_environment, split_config_flag
 from .errors import UsageError, one_line, report
 from .folders import check_folder
+from .grouped_help import GroupedHelp
 from .json_words import mapping_of
 
 
@@ -24,41 +25,49 @@ K, TEMPERATURE, TOP_P = 32, 1.0, 0.7
 
 def make_parser(prog: str = "trl-dapo eval") -> argparse.ArgumentParser:
     """Returns the parser of the command's options."""
-    parser = argparse.ArgumentParser(
+    parser = GroupedHelp(
         prog=prog,
         allow_abbrev=False,
         description="Measure avg@k, pass@k and maj@k of a policy on held-out questions. Without a model and a data "
         "set: the built-in task. A stopped evaluation goes on when the same command is run again.",
     )
     parser.error = _refuse
-    parser.add_argument("--config", metavar="FILE", help="YAML file of these options; flags override its lines.")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of these options; flags win.")
     _add_model(parser.add_argument_group("model"))
     _add_problems(parser.add_argument_group("problems"))
     _add_sampling(parser.add_argument_group("sampling"))
     output = parser.add_argument_group("results")
-    output.add_argument("--output_dir", type=Path, help=f"Folder of the results (default: {RUNS}/<model>).")
-    output.add_argument("--json", action="store_true", help="Print the results as JSON instead of a table.")
+    output.add_argument("--output_dir", type=Path, help=f"Folder (default: {RUNS}/<model>).")
+    output.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
     return parser
 
 
 def _add_model(group: Any) -> None:
-    group.add_argument("--model_name_or_path", help="Folder of a model, an adapter or a checkpoint, or a Hub id.")
+    group.add_argument("--model_name_or_path", help="Folder of a model or an adapter, or a Hub id.")
     group.add_argument("--model_revision", default="main", help="Revision on the Hub (default: main).")
     group.add_argument("--trust_remote_code", action="store_true", help="Let the model's own code run.")
     group.add_argument(
         "--dtype",
         default="auto",
         choices=("auto", "float32", "bfloat16", "float16"),
-        help="Precision of the weights (default: as they were saved).",
+        help="Precision of the weights (default: as saved).",
     )
-    group.add_argument("--device", default="auto", help="A device of torch (default: the GPU if there is one).")
+    group.add_argument("--device", default="auto", help="Device of torch (default: the GPU, if any).")
     group.add_argument("--load_in_4bit", action="store_true", help="Quantize the weights to NF4.")
     group.add_argument("--use_vllm", action="store_true", help="Generate with vLLM.")
     group.add_argument(
-        "--vllm_kwargs", type=mapping_of, default={}, help='JSON of further arguments of vllm.LLM, {"name": value}.'
+        "--vllm_kwargs",
+        type=mapping_of,
+        default={},
+        metavar="JSON",
+        help='Further arguments of vllm.LLM, {"name": value}.',
     )
     group.add_argument(
-        "--chat_template_kwargs", type=mapping_of, default={}, help="JSON of further arguments of the chat template."
+        "--chat_template_kwargs",
+        type=mapping_of,
+        default={},
+        metavar="JSON",
+        help="Further arguments of the chat template.",
     )
 
 
@@ -67,20 +76,20 @@ def _add_problems(group: Any) -> None:
         "--dataset_name",
         nargs="+",
         default=[],
-        help="Names (aime-2024, math-500, gsm8k, ..., or arena, the built-in task), files or folders.",
+        help="Data sets: aime-2024, gsm8k, ..., files or folders. math-500 too, or arena, the built-in task.",
     )
     group.add_argument(
         "--scorer",
         nargs="+",
         default=[],
-        help="Scorer of all data sets, or one of each: dapo_math, math_verify, ..., a reward function of TRL, or a "
+        help="Scorer of all data sets, or one of each. dapo_math, math_verify, ..., a reward function of TRL, or a "
         "dotted import path (default: dapo_math; reasoning_gym for what it makes).",
     )
-    group.add_argument("--split", help="Split of the data sets (default: test, where there is one).")
+    group.add_argument("--split", help="Split (default: test, where there is one).")
     group.add_argument("--prompt_column", help="Column of the questions.")
     group.add_argument("--answer_column", help="Column of the answers; dotted where it is nested.")
-    group.add_argument("--prompt_template", help="Text of each prompt, with {question} in it, as in training.")
-    group.add_argument("--size", type=int, help="Only so many questions of each data set, drawn at random.")
+    group.add_argument("--prompt_template", help="Text of each prompt, with {question} in it.")
+    group.add_argument("--size", type=int, help="Questions of each data set, drawn at random.")
 
 
 def _add_sampling(group: Any) -> None:
@@ -88,17 +97,15 @@ def _add_sampling(group: Any) -> None:
     group.add_argument(
         "--temperature", type=float, default=TEMPERATURE, help=f"0 is greedy, with --k 1 (default: {TEMPERATURE})."
     )
-    group.add_argument(
-        "--top_p", type=float, default=TOP_P, help=f"Share of the probability that is sampled from (default: {TOP_P})."
-    )
+    group.add_argument("--top_p", type=float, default=TOP_P, help=f"Share of the probability mass (default: {TOP_P}).")
     group.add_argument(
         "--max_new_tokens",
         type=int,
-        help="Most tokens per completion (default: 4096, less where the model's context is shorter; the built-in "
-        "task: 40).",
+        help="Most tokens per completion (default: 4096). Less where the model's context is shorter; the built-in "
+        "task: 40.",
     )
     group.add_argument("--seed", type=int, default=0, help="Seed of all draws (default: 0).")
-    group.add_argument("--batch_size", type=int, help="Completions sampled at once (default: 64, with vLLM 1024).")
+    group.add_argument("--batch_size", type=int, help="Completions at once (default: 64; vLLM: 1024).")
 
 
 def main(argv: list[str]) -> int:

@@ -20,7 +20,7 @@ from .commands import Command
 from .config_file import read_config_file, set_environment, split_config_flag
 from .errors import UsageError, one_line
 from .launch_words import launch_words
-from .quick_imports import collector_off
+from .quick_imports import collector_off, loaded_quietly
 
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Plan:
             Of the command.
         arguments (`Any`):
             The [`Arguments`], as its processes will have them.
-        processes (`int`):
+        processes, machines (`int`):
             How many there will be.
         launch_args (`argparse.Namespace`):
             Arguments of `accelerate launch`.
@@ -54,6 +54,7 @@ class Plan:
     parser: "CommandParser"
     arguments: Any
     processes: int
+    machines: int
     launch_args: argparse.Namespace
     from_file: list[str]
     from_command_line: list[str]
@@ -74,7 +75,7 @@ def plan(command: Command, argv: list[str], prog: str, also: Sequence[str] = ())
             Words of the command that win over the user's.
     """
     set_environment(read_config_file(argv))
-    with collector_off():
+    with collector_off(), loaded_quietly():
         # Imported here, because it takes seconds and its libraries read the environment
         from .script import make_parser
 
@@ -86,7 +87,7 @@ def plan(command: Command, argv: list[str], prog: str, also: Sequence[str] = ())
     with _quietly():
         arguments = parser.parse([*argv, *also])
         command.load("preflight")(arguments)
-    return Plan(parser, arguments, processes, launch_args, from_file, from_command_line)
+    return Plan(parser, arguments, processes, _machines(launch_args), launch_args, from_file, from_command_line)
 
 
 def run(command: Command, argv: list[str]) -> int:
@@ -173,16 +174,31 @@ def _is_option(launcher: argparse.ArgumentParser, word: str) -> bool:
 def _processes(args: argparse.Namespace) -> int:
     """Returns how many processes accelerate will start on all machines together."""
     import torch
-    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 
     if args.num_processes is not None:
         if args.num_processes < 1:
             raise UsageError(f"num_processes must be at least 1, got {args.num_processes}.")
         return args.num_processes
+    config = _config_file(args)
+    return max(1, torch.cuda.device_count() if config is None else config.num_processes)
+
+
+def _machines(args: argparse.Namespace) -> int:
+    """Returns on how many machines accelerate will start them."""
+    if args.num_machines is not None:
+        return args.num_machines
+    config = _config_file(args)
+    return 1 if config is None else max(1, getattr(config, "num_machines", 1) or 1)
+
+
+def _config_file(args: argparse.Namespace) -> Any:
+    """Returns what the file says that accelerate will read, or `None` where it will read none."""
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+
     if args.config_file is None and (args.cpu or not Path(default_config_file).is_file()):
-        return max(1, torch.cuda.device_count())
+        return None
     try:
-        return max(1, load_config_from_file(args.config_file).num_processes)
+        return load_config_from_file(args.config_file)
     except Exception as error:
         # Whatever it trips over is in the user's file
         raise UsageError(f"--accelerate_config {args.config_file}: {one_line(error)}") from error

@@ -10,6 +10,7 @@ from trl_dapo import __version__
 
 from .commands import ABLATE_RUN, COMMANDS
 from .errors import UsageError, report
+from .help_text import Row, Section, paragraph, section_lines, width_of_terminal
 
 
 INTERRUPTED = 130
@@ -25,15 +26,6 @@ SUMMARIES = {
     "ablate": "run an ablation: rows, seeds, equal budgets, and a report with intervals",
     "demo": "compare DAPO with GRPO on the built-in task, on a CPU",
 }
-LINES = "\n".join(f"  {name:<8}{summary}" for name, summary in SUMMARIES.items())
-HELP = f"""\
-usage: trl-dapo [--help] [--version] {{{",".join(SUMMARIES)}}} ...
-
-commands:
-{LINES}
-
-`trl-dapo <command> --help` lists the options of a command.
-"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,12 +41,24 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(first: str, rest: list[str]) -> int:
     if first in ("-h", "--help"):
-        print(HELP, end="")
+        print(_help(), end="")
         return 0
     if first == "--version":
         print(f"trl-dapo {__version__}")
         return 0
     return _command(first)(rest)
+
+
+def _help() -> str:
+    width = width_of_terminal()
+    rows = tuple(Row(name, summary) for name, summary in SUMMARIES.items())
+    lines = [
+        "usage: trl-dapo COMMAND [options], or trl-dapo --help or --version",
+        *section_lines([Section("commands", "commands:", rows)], width),
+        "",
+        *paragraph("`trl-dapo <command> --help` lists the options of a command.", width),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _command(name: str) -> Callable[[list[str]], int]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import UsageError, one_line
+from .grouped_help import GroupedHelp
 
 
 def make_parser(prog: str = "trl-dapo merge") -> argparse.ArgumentParser:
     """Returns the parser of the command's options."""
-    parser = argparse.ArgumentParser(
+    parser = GroupedHelp(
         prog=prog,
         allow_abbrev=False,
         description="Merge the adapter of a run into its base, and say how much of it the rounding keeps and how far "

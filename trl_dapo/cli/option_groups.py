@@ -16,22 +16,22 @@ OTHERS = "others"
 
 TITLES: dict[str, str] = {
     "toggles": "DAPO's five parts",
-    "ppo": "PPO: advantages, KL penalty and critic",
-    "run": "model, data and results",
+    "critic": "PPO's advantages, KL penalty and critic",
+    "run": "model, data, results",
     "generation": "generation",
     "rewards": "rewards",
-    "gpu": "one GPU: adapters, 4-bit bases, memory",
+    "gpu": "one GPU, with adapters on a 4-bit base, and memory",
     "training": "training",
-    "evaluation": "held-out evaluation",
-    "watching": "watching the run",
-    "parts": "parameters of DAPO's parts",
+    "evaluation": "on held-out questions, and on an evaluation split",
+    "watching": "what is shown and logged of the run",
+    "parts": "parameters of the toggles",
     "loss": "loss",
-    "vllm": "generation with vLLM",
-    "data": "columns, splits and preparation of the data",
-    "model": "how the model is loaded",
+    "vllm": "generation with it",
+    "data": "columns, splits, preparation",
+    "model": "how it is loaded",
     "precision": "precision and speed",
     "saving": "checkpoints and the Hub",
-    "machines": "several GPUs and machines",
+    "machines": "several GPUs, several machines",
     OTHERS: "others",
 }
 
@@ -47,7 +47,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         overlong_filtering clip_higher soft_overlong_punishment token_level_loss dynamic_sampling
         """
     ),
-    "ppo": _names(
+    "critic": _names(
         """
         gamma lam kl_estimator kl_target kl_horizon missing_eos_penalty normalize_rewards reward_clip
         reward_adapter critic_learning_rate critic_max_grad_norm critic_warmup_steps cliprange_value
@@ -173,25 +173,27 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 _SHARED = (
-    *("model_name_or_path", "dataset_name", "output_dir", "resume_from_checkpoint", "seed", "dry_run"),
+    *("model_name_or_path", "dataset_name", "output_dir", "resume_from_checkpoint", "dry_run"),
     *("load_in_4bit", "use_peft", "lora_r"),
     *("learning_rate", "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("live_view", "diagnose", "stop_on", "report_to", "logging_steps"),
 )
 _ONLINE = (
     *("num_generations", "max_completion_length", "temperature", "use_vllm"),
-    *("reward_funcs", "reward_model_name_or_path", "reward_weights"),
+    *("reward_funcs", "reward_model_name_or_path"),
     *("max_tokens_per_microbatch", "generation_chunk_size"),
-    *("held_out", "held_out_scorer", "held_out_every", "log_completions"),
+    *("held_out", "held_out_scorer", "held_out_every"),
 )
 _PREFERENCES = ("gradient_checkpointing", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "max_length")
-_CRITIC = ("gamma", "lam", "kl_target", "reward_adapter", "critic_learning_rate", "critic_warmup_steps")
+_CRITIC = ("gamma", "lam", "kl_target", "reward_adapter", "critic_learning_rate")
+# PPO has more of its own than fits on a page otherwise
+_LEFT_TO_GROUPS = {"held_out_scorer", "generation_chunk_size", "logging_steps"}
 
 # What `trl-dapo COMMAND --help` shows of a command's fields; the rest is behind `--help all`
 FRONT: dict[str, frozenset[str]] = {
     "dapo": frozenset((*GROUPS["toggles"], *_SHARED, *_ONLINE, "updates_per_rollout")),
     "grpo": frozenset((*_SHARED, *_ONLINE, "loss_type", "beta", "epsilon")),
-    "ppo": frozenset((*_CRITIC, *_SHARED, *_ONLINE, "num_iterations", "beta", "epsilon")),
+    "ppo": frozenset({*_CRITIC, *_SHARED, *_ONLINE, "beta", "num_iterations"} - _LEFT_TO_GROUPS),
     "reward": frozenset((*_SHARED, *_PREFERENCES, "center_rewards_coefficient", "statistics_window")),
     "dpo": frozenset((*_SHARED, *_PREFERENCES, "loss_type", "beta", "reference_free", "label_smoothing")),
 }

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from .commands import COMMANDS, Command, command_of
 from .config_file import split_config_flag
 from .errors import UsageError, one_line
+from .grouped_help import GroupedHelp
 
 
 DEFAULT = "dapo"
@@ -25,7 +26,7 @@ DEFAULT = "dapo"
 
 def make_parser(prog: str = "trl-dapo plan") -> argparse.ArgumentParser:
     """Returns the parser of what the plan itself takes; all other words are the command's."""
-    parser = argparse.ArgumentParser(
+    parser = GroupedHelp(
         prog=prog,
         allow_abbrev=False,
         usage=f"{prog} [{{{','.join(COMMANDS)}}}] [--config FILE] [--gpu CARD] [options] [options of that command]",

@@ -51,9 +51,15 @@ class Search:
     changes: dict[str, Any]
     end: int
     places: dict[int, tuple[Started, Path]] = field(default_factory=dict)
+    answers: dict[int, bool] = field(default_factory=dict)
 
     def prevents(self, step: int) -> bool:
-        """Returns whether a branch with the change, from a step on, does not show the rule."""
+        """Returns whether a branch with the change, from a step on, does not show the rule; each step is run once."""
+        if step not in self.answers:
+            self.answers[step] = self._prevents(step)
+        return self.answers[step]
+
+    def _prevents(self, step: int) -> bool:
         start, checkpoint = self._place(step)
         (resolved,) = resolve(start, [self.changes], checkpoint)
         branch = made(start, resolved, checkpoint, step, self.end)

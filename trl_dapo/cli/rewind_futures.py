@@ -9,7 +9,7 @@ from trl_dapo.rewind.branch import AS_IT_WAS, RUN_FOLDER, Future
 from trl_dapo.rewind.futures import Told, findings_in, rows_of, shown_metrics
 from trl_dapo.rewind.origin import TRAINER_STATE, Origin
 from trl_dapo.rewind.proof import Proof, prove, same_log
-from trl_dapo.rewind.report import Report, cells, headings, write_report
+from trl_dapo.rewind.report import Report, write_report
 
 from .command_file import Started
 from .errors import UsageError
@@ -124,17 +124,14 @@ def _alike(told: list[Told]) -> list[str]:
 
 def _print(report: Report, page: Path) -> None:
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+
+    from .rewind_table import findings_of, tables
 
     metrics = shown_metrics(report.told)
+    rows = rows_of(report.told, metrics)
     console = Console()
     console = console if console.is_terminal else Console(width=160)
-    table = Table(title=f"{report.title}, ending at step {report.end}")
-    for heading in headings(metrics):
-        table.add_column(Text(heading), overflow="fold")
-    for row in rows_of(report.told, metrics):
-        table.add_row(*(Text(cell) for cell in cells(row, metrics)))
-    console.print(table)
-    for line in [str(report.proof), *report.notes, f"Report: {page}"]:
+    for table in tables(f"{report.title}, ending at step {report.end}", rows, metrics, console.width):
+        console.print(table)
+    for line in [*findings_of(rows), str(report.proof), *report.notes, f"Report: {page}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

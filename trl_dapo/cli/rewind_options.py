@@ -10,17 +10,21 @@ from typing import NoReturn
 
 from .errors import UsageError
 from .folders import check_folder
+from .grouped_help import GroupedHelp
 
 
 EPILOG = """\
-One --set is one future; several fields after one --set change together. A value is JSON, or text:
+One --set is one future; several fields after one --set change together. A
+value is JSON, or text:
 
-  trl-dapo rewind runs/a --to 900 --set epsilon_high=0.2 --set learning_rate=1e-6 beta=0.01 --steps 100
+  trl-dapo rewind runs/a --to 900 --steps 100 --set epsilon_high=0.2 \\
+      --set learning_rate=1e-6 beta=0.01
   trl-dapo rewind runs/a --find entropy_collapse --set epsilon_high=0.2
 
-A run that was started from Python has no command.json; its command is given after --:
+A run that was started from Python has no command.json; its command is given
+after --:
 
-  trl-dapo rewind runs/a --to 900 --set epsilon_high=0.2 -- dapo --config run.yaml
+  trl-dapo rewind runs/a --to 900 --set epsilon_high=0.2 -- dapo --config x.yaml
 """
 
 
@@ -57,10 +61,9 @@ class Options:
 
 def make_parser(prog: str = "trl-dapo rewind") -> argparse.ArgumentParser:
     """Returns the parser of the options."""
-    parser = argparse.ArgumentParser(
+    parser = GroupedHelp(
         prog=prog,
         allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Begin a run again at one of its checkpoints, with the same random numbers and prompts: once as "
         "it was, and once per change. Shows the futures side by side, and whether the unchanged one is the run.",
         epilog=EPILOG,

@@ -19,7 +19,7 @@ from trl_dapo.rewind.origin import is_inside_rollout
 from .command_file import Started
 from .commands import COMMANDS
 from .errors import UsageError
-from .launch import plan
+from .launch import Plan, plan
 from .script import make_parser
 
 
@@ -157,10 +157,26 @@ def _fields(start: Started, changes: Mapping[str, Any], checkpoint: Path) -> dic
         values = branch_values(start, changes, Path(folder) / "run", checkpoint)
         config.write_text(as_yaml(values), encoding="utf-8")
         planned = plan(command, words_of(config, start), f"trl-dapo {command.name}")
+    _check_processes(planned, start)
     found = {}
     for part in planned.arguments:
         found |= {one.name: _plain(getattr(part, one.name)) for one in fields(part) if one.name not in _NOT_COMPARED}
     return found
+
+
+def _check_processes(planned: Plan, start: Started) -> None:
+    """A branch of another number of processes would have other random numbers, and wait for machines that are not."""
+    again = (
+        f"Give a command that starts {start.processes} of them here after --, as in `trl-dapo rewind RUN ... -- "
+        + (f"{start.command} --config run.yaml --num_processes {start.processes}`.")
+    )
+    if planned.machines > 1:
+        raise UsageError(f"the run had {planned.machines} machines, and a rewind starts all processes on one. {again}")
+    if planned.processes != start.processes:
+        raise UsageError(
+            f"the run had {start.processes} processes, and its command starts {planned.processes} here: another "
+            f"launcher had started them, such as torchrun, or there were other GPUs. {again}"
+        )
 
 
 _NOT_COMPARED = ("output_dir", "notes", "accelerator_config", "logging_dir", "run_name")

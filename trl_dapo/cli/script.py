@@ -44,7 +44,13 @@ def make_parser(
             Name of the program in its help.
     """
     kinds = (command.load("script_arguments"), command.load("config"), ModelConfig, DatasetMixtureConfig)
-    options: dict[str, Any] = {"dataclass_types": kinds, "arena_defaults": command.load("arena_defaults")}
+    options: dict[str, Any] = {
+        "dataclass_types": kinds,
+        "arena_defaults": command.load("arena_defaults"),
+        "command": command.name,
+        "usage": f"{prog or command.name} [--config FILE] [--OPTION VALUE ...]",
+        "description": f"{command.summary[0].upper()}{command.summary[1:]}.",
+    }
     if subparsers is not None:
         return subparsers.add_parser(command.name, help=command.summary, **options)
     return command.load("parser")(prog=prog, **options)

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from .commands import COMMANDS, Command, command_of
 from .config_file import split_config_flag
 from .errors import UsageError, one_line
+from .grouped_help import GroupedHelp
 
 
 DEFAULT = "dapo"
@@ -25,7 +26,7 @@ PAIRS = 64
 
 def make_parser(prog: str = "trl-dapo verify") -> argparse.ArgumentParser:
     """Returns the parser of what the certificate itself takes; all other words are the command's."""
-    parser = argparse.ArgumentParser(
+    parser = GroupedHelp(
         prog=prog,
         allow_abbrev=False,
         usage=f"{prog} [{{{','.join(COMMANDS)}}}] [--config FILE] [options] [options of that command]",

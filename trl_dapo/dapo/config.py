@@ -8,7 +8,7 @@ folder; what a batch of this config holds is in `batch_plan.py`.
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from trl import GRPOConfig as HostConfig
 
@@ -70,7 +70,7 @@ class DAPOConfig(GRPOConfig):
             Defaults to the weighted sum of all reward functions except soft overlong punishments.
         dynamic_sampling_tolerance (`float`, *optional*, defaults to `1e-6`):
             A group is informative when `max - min` of its metric exceeds this.
-        dynamic_sampling_on_exhaustion (`str`, *optional*, defaults to `"fill"`):
+        dynamic_sampling_on_exhaustion (`Literal["fill", "raise"]`, *optional*, defaults to `"fill"`):
             What to do if the batch is not full after the last round: `"fill"` it with degenerate groups that stay out
             of the loss and its denominator, or `"raise"` an error.
 
@@ -80,16 +80,16 @@ class DAPOConfig(GRPOConfig):
             Largest generation round, in generation batches. TRL's generation with transformers holds a whole round in
             memory. With vLLM, or with memory to spare, a larger bound saves refill rounds when few groups are
             informative. Below 1, several smaller rounds fill a batch.
-        skip_degenerate (`str`, *optional*):
+        skip_degenerate (`Literal["greso"]`, *optional*):
             `"greso"` skips prompts whose last groups were degenerate. The more of these there were in a row, the more
             likely the prompt is skipped ([GRESO](https://huggingface.co/papers/2506.02177)).
         skip_solved_above (`float`, *optional*):
             Never again generate a prompt if at least this share of its last completions was right (no positive
             resampling; [ScaleRL](https://huggingface.co/papers/2510.13786) uses 0.9).
-        prompt_selection (`str`, *optional*):
+        prompt_selection (`Literal["thompson"]`, *optional*):
             `"thompson"` chooses prompts whose pass rate, drawn from its Beta posterior, is closest to 1/2
             ([MoPPS](https://huggingface.co/papers/2507.04632)).
-        surplus (`str`, *optional*, defaults to `"discard"`):
+        surplus (`Literal["discard", "carry"]`, *optional*, defaults to `"discard"`):
             What happens to informative groups that do not fit into the batch: `"discard"` them, which keeps training
             on-policy, or `"carry"` them into the next batch with the log-probs of the policy that generated them.
         surplus_max_age (`int`, *optional*):
@@ -98,7 +98,7 @@ class DAPOConfig(GRPOConfig):
 
         > Weights of tokens
 
-        token_level_scope (`str`, *optional*, defaults to `"batch"`):
+        token_level_scope (`Literal["batch", "prompt"]`, *optional*, defaults to `"batch"`):
             Average the loss over the tokens of the `"batch"`, as TRL and verl do, or over the tokens of each group and
             then over groups, `"prompt"`, as in Eq. 12 of the paper.
 
@@ -139,90 +139,115 @@ class DAPOConfig(GRPOConfig):
     overlong_filtering: bool = field(
         default=True, metadata={"help": "Leave truncated completions out of the loss (DAPO paper, section 3.4)."}
     )
+    """Leave truncated completions out of the loss (DAPO paper, section 3.4)."""
     clip_higher: bool = field(
         default=True, metadata={"help": "Raise only the upper clip bound (DAPO paper, section 3.1)."}
     )
+    """Raise only the upper clip bound (DAPO paper, section 3.1)."""
     soft_overlong_punishment: bool = field(
         default=True, metadata={"help": "Add the length penalty of Eq. 13 (DAPO paper, section 3.4)."}
     )
+    """Add the length penalty of Eq. 13 (DAPO paper, section 3.4)."""
     token_level_loss: bool = field(
         default=True, metadata={"help": "Give all tokens of an update the same weight (DAPO paper, section 3.3)."}
     )
+    """Give all tokens of an update the same weight (DAPO paper, section 3.3)."""
     dynamic_sampling: bool = field(
         default=True, metadata={"help": "Replace groups whose raw metric is constant (DAPO paper, section 3.2)."}
     )
+    """Replace groups whose raw metric is constant (DAPO paper, section 3.2)."""
     epsilon_high: float | None = field(
         default=None,
         metadata={"help": "Upper clip bound is 1 + epsilon_high. 0.28 with clip_higher, else epsilon."},
     )
+    """Upper clip bound is 1 + epsilon_high. 0.28 with clip_higher, else epsilon."""
     soft_punish_cache: int | None = field(
         default=None,
         metadata={"help": "Width in tokens of the penalised band. A fifth of max_completion_length by default."},
     )
+    """Width in tokens of the penalised band. A fifth of max_completion_length by default."""
     overlong_penalty_factor: float | None = field(
         default=None,
         metadata={"help": "Weight of the length penalty. Half of what a right answer is worth by default."},
     )
+    """Weight of the length penalty. Half of what a right answer is worth by default."""
     max_refill_rounds: int = field(
         default=10, metadata={"help": "Generation rounds after the first, per rollout. 0: filter without refill."}
     )
+    """Generation rounds after the first, per rollout. 0: filter without refill."""
     dynamic_sampling_metric: str | None = field(
         default=None,
         metadata={"help": "Reward function that dynamic sampling looks at. All but length penalties by default."},
     )
+    """Reward function that dynamic sampling looks at. All but length penalties by default."""
     dynamic_sampling_tolerance: float = field(
         default=1e-6, metadata={"help": "A group is informative when max - min of its metric exceeds this."}
     )
-    dynamic_sampling_on_exhaustion: str = field(
+    """A group is informative when max - min of its metric exceeds this."""
+    dynamic_sampling_on_exhaustion: Literal["fill", "raise"] = field(
         default="fill",
         metadata={"help": "If rounds run out: 'fill' the batch with groups outside the loss, or 'raise'."},
     )
+    """If rounds run out: 'fill' the batch with groups outside the loss, or 'raise'."""
     max_round_batches: float = field(
         default=1.0, metadata={"help": "Largest generation round, in generation batches."}
     )
-    skip_degenerate: str | None = field(
+    """Largest generation round, in generation batches."""
+    skip_degenerate: Literal["greso"] | None = field(
         default=None, metadata={"help": "'greso': skip prompts whose last groups were degenerate."}
     )
+    """'greso': skip prompts whose last groups were degenerate."""
     skip_solved_above: float | None = field(
         default=None,
         metadata={"help": "Never again generate a prompt with at least this share of right completions, e.g. 0.9."},
     )
-    prompt_selection: str | None = field(
+    """Never again generate a prompt with at least this share of right completions, e.g. 0.9."""
+    prompt_selection: Literal["thompson"] | None = field(
         default=None, metadata={"help": "'thompson': choose prompts with a pass rate close to 1/2."}
     )
-    surplus: str = field(
+    """'thompson': choose prompts with a pass rate close to 1/2."""
+    surplus: Literal["discard", "carry"] = field(
         default="discard",
         metadata={"help": "Informative groups beyond the batch: 'discard' them, or 'carry' them over."},
     )
+    """Informative groups beyond the batch: 'discard' them, or 'carry' them over."""
     surplus_max_age: int | None = field(
         default=None,
         metadata={
             "help": "Largest age of a carried group, in optimizer updates. At least the updates of one rollout."
         },
     )
-    token_level_scope: str = field(
+    """Largest age of a carried group, in optimizer updates. At least the updates of one rollout."""
+    token_level_scope: Literal["batch", "prompt"] = field(
         default="batch", metadata={"help": "Tokens are averaged over the 'batch', or over each 'prompt' first."}
     )
+    """Tokens are averaged over the 'batch', or over each 'prompt' first."""
     updates_per_rollout: int | None = field(
         default=None, metadata={"help": "Optimizer updates per pass over a rollout. 4 by default; the paper uses 16."}
     )
+    """Optimizer updates per pass over a rollout. 4 by default; the paper uses 16."""
     lr_scheduler_type: str = field(
         default="constant_with_warmup",
         metadata={"help": "Learning rate schedule; the paper's is constant after a warm-up."},
     )
+    """Learning rate schedule; the paper's is constant after a warm-up."""
     warmup_steps: float | None = field(  # ty: ignore[incompatible-attribute-override]
         default=None,
         metadata={"help": "Warm-up in optimizer steps. By default the paper's 20 rollouts."},
     )
+    """Warm-up in optimizer steps. By default the paper's 20 rollouts."""
     use_bias_correction_kl: bool = field(
         default=False, metadata={"help": "Multiply the KL term by the importance ratio; GRPO's has none."}
     )
+    """Multiply the KL term by the importance ratio; GRPO's has none."""
     mask_truncated_completions: bool | None = field(  # ty: ignore[incompatible-attribute-override]
         default=None, metadata={"help": "Follows overlong_filtering."}
     )
+    """Follows overlong_filtering."""
     loss_type: str | None = field(  # ty: ignore[incompatible-attribute-override]
         default=None, metadata={"help": "'dapo' with token_level_loss, else 'grpo'; or another type of TRL."}
     )
+    """'dapo' with token_level_loss, else 'grpo'; or another type of TRL."""
 
     def __post_init__(self) -> None:
         # First, because the host derives the generation batch from `steps_per_generation`

@@ -6,9 +6,9 @@ objects: dynamic sampling in `sampling.sampler`, the length penalty in `length_p
 `weighted_tokens`. With every toggle off, each method of TRL's runs as it stands.
 """
 
-import inspect
 import textwrap
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,11 @@ import trl
 from accelerate.logging import get_logger
 from accelerate.utils import gather
 from datasets import Dataset, IterableDataset
+from peft import PeftConfig, PeftModel
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from ..grpo.trainer import GRPOTrainer, model_name
+from ..host.arguments import EvalData, Optimizers, ProcessingClass, RewardFunc, RolloutFunction, TrainData
 from ..host.card_text import Section
 from ..host.fetching import EmptyRows
 from ..host.foreign import check_config
@@ -76,8 +79,11 @@ class DAPOTrainer(GRPOTrainer):
             Configuration. If `None`, all of DAPO with default values.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
             Prompts, as for [`~trl.GRPOTrainer`].
-        *rest, **kwargs:
-            All further arguments of [`~trl.GRPOTrainer`], from `eval_dataset` to `environment_factory`.
+        eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or a dictionary of these, *optional*):
+            Prompts to evaluate on.
+        processing_class, reward_processing_classes, callbacks, optimizers, quantization_config, peft_config, tools,
+        rollout_func, environment_factory:
+            As for [`~trl.GRPOTrainer`].
         token_importance_func (`Callable`, *optional*):
             Weights of tokens in the token-level loss: called with `prompts`, `completions`, `completion_ids` and one
             list per further column of the dataset, it returns one list of weights per completion, one weight of at
@@ -112,14 +118,45 @@ class DAPOTrainer(GRPOTrainer):
     above_symmetric: AboveSymmetric | None = None
 
     def __init__(
-        self, model, reward_funcs=None, args=None, train_dataset=None, *rest, token_importance_func=None, **kwargs
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        reward_funcs: RewardFunc | list[RewardFunc] | None = None,
+        args: DAPOConfig | trl.GRPOConfig | None = None,
+        train_dataset: TrainData | None = None,
+        eval_dataset: EvalData | None = None,
+        processing_class: ProcessingClass | None = None,
+        reward_processing_classes: PreTrainedTokenizerBase | list[PreTrainedTokenizerBase] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: Optimizers = (None, None),
+        quantization_config: BitsAndBytesConfig | None = None,
+        peft_config: PeftConfig | None = None,
+        tools: list[Callable] | None = None,
+        rollout_func: RolloutFunction | None = None,
+        environment_factory: Callable[[], Any] | dict[str, Callable[[], Any]] | None = None,
+        *,
+        token_importance_func: Callable[..., Sequence[Sequence[float]]] | None = None,
     ) -> None:
         self._token_importance_func = token_importance_func
         self._step_started = 0.0
         self._rollout_seconds = 0.0
         self._update_seconds = 0.0
         self.tally = Tally()
-        super().__init__(model, reward_funcs, args, train_dataset, *rest, **kwargs)
+        super().__init__(
+            model,
+            reward_funcs,
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            reward_processing_classes,
+            callbacks,
+            optimizers,
+            quantization_config,
+            peft_config,
+            tools,
+            rollout_func,
+            environment_factory,
+        )
         # Placeholder rows of an environment that makes up its prompts are all alike
         self._prompts_differ = train_dataset is not None
         self._check_prompt_switches()
@@ -346,14 +383,3 @@ class DAPOTrainer(GRPOTrainer):
     def _slowest(self, seconds: float) -> float:
         """Returns the largest of all ranks' seconds: the one that the others wait for."""
         return gather(torch.tensor([seconds], device=self.accelerator.device)).max().item()
-
-
-def _signature() -> inspect.Signature:
-    """Returns the constructor's signature: the host's, and the weights of tokens behind it."""
-    host = inspect.signature(trl.GRPOTrainer.__init__)
-    weights = inspect.Parameter("token_importance_func", inspect.Parameter.KEYWORD_ONLY, default=None)
-    return host.replace(parameters=[*host.parameters.values(), weights])
-
-
-# For `help()` and editors
-setattr(DAPOTrainer.__init__, "__signature__", _signature())  # noqa: B010

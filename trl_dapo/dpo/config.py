@@ -5,6 +5,7 @@ With `reference_free=False`, every field means what it means in TRL.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from trl import DPOConfig as HostConfig
 
@@ -28,11 +29,16 @@ class DPOConfig(OwnConfig, HostConfig):
     It takes every parameter of [`~trl.DPOConfig`].
 
     Parameters:
+        > The reference
+
         reference_free (`bool`, *optional*, defaults to `False`):
             Train without a reference: the reward of a completion is `beta * log pi(y|x)`, and no reference model is
             loaded. Only for loss types that make sense without one: `"sigmoid"`, `"hinge"`, `"robust"`,
             `"discopop"`, `"sigmoid_norm"` and `"sft"`.
-        adapter_dtype (`str`, *optional*, defaults to `"float32"`):
+
+        > Quantized models
+
+        adapter_dtype (`Literal["float32", "bfloat16"]`, *optional*, defaults to `"float32"`):
             Precision of the trainable parameters on a 4-bit or 8-bit base: `"float32"`, or `"bfloat16"` as in TRL,
             which rounds away most updates at small learning rates.
     """
@@ -47,13 +53,17 @@ class DPOConfig(OwnConfig, HostConfig):
             "'sft'."
         },
     )
-    adapter_dtype: str = field(
+    """Train without a reference: the reward of a completion is `beta * log pi(y|x)`, and no reference model is loaded.
+    Only for the loss types 'sigmoid', 'hinge', 'robust', 'discopop', 'sigmoid_norm' and 'sft'."""
+    adapter_dtype: Literal["float32", "bfloat16"] = field(
         default="float32",
         metadata={
             "help": "Precision of the trainable parameters on a 4-bit or 8-bit base: 'float32', or 'bfloat16' as in "
             "TRL, which rounds away most updates at small learning rates."
         },
     )
+    """Precision of the trainable parameters on a 4-bit or 8-bit base: 'float32', or 'bfloat16' as in TRL, which rounds
+    away most updates at small learning rates."""
 
     def __post_init__(self) -> None:
         check_preference_fields(self)

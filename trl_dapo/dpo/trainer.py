@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
-from transformers import DataCollator, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import BitsAndBytesConfig, DataCollator, EvalPrediction, PreTrainedModel, TrainerCallback
 from trl import DPOConfig as HostConfig
 from trl import DPOTrainer as HostTrainer
 
 from ..host.adapter_start import from_adapter_folder
+from ..host.arguments import EvalData, Optimizers, ProcessingClass, TrainData
 from ..host.checkpoint_seams import CheckpointSeams
 from ..host.compat import DPO_GATHERED, check_host, is_of_a_later_release
 from ..host.finite_weights import FiniteWeights, check_finite_weights, trained_parameters
@@ -72,13 +73,13 @@ class DPOTrainer(CheckpointSeams, HostTrainer):
         ref_model: PreTrainedModel | None = None,
         args: DPOConfig | HostConfig | None = None,
         data_collator: DataCollator | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
+        train_dataset: TrainData | None = None,
+        eval_dataset: EvalData | None = None,
+        processing_class: ProcessingClass | None = None,
         compute_metrics: Callable[[EvalPrediction], dict] | None = None,
         callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
-        quantization_config: Any = None,
+        optimizers: Optimizers = (None, None),
+        quantization_config: BitsAndBytesConfig | None = None,
         peft_config: PeftConfig | None = None,
     ) -> None:
         check_host(HostTrainer)

@@ -2,14 +2,15 @@
 Held-out accuracy while an online trainer trains, measured as `trl-dapo eval` does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
-from transformers import EarlyStoppingCallback, TrainerCallback
+from datasets import Dataset
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from ..host.card_results import CardResult
 from ..host.own_generation import GenerationSettings, check_online, generating_aside, log_aside
@@ -82,9 +83,9 @@ class EvaluationCallback(TrainerCallback):
 
     def __init__(
         self,
-        trainer: Any,
-        dataset: Any,
-        scorer: Any,
+        trainer: Trainer,
+        dataset: Dataset | Mapping[str, Any],
+        scorer: str | Callable[..., Any] | Mapping[str, Any],
         k: int = K,
         temperature: float = TEMPERATURE,
         top_p: float = TOP_P,
@@ -96,13 +97,15 @@ class EvaluationCallback(TrainerCallback):
         save: bool = True,
     ) -> None:
         check_online(trainer)
-        _check_every(every, trainer.args)
-        self._trainer, self._every, self._at_start, self._writes = trainer, every, at_start, save
+        args: Any = trainer.args  # of a trainer that generates, as was checked
+        _check_every(every, args)
+        self._trainer: Any = trainer
+        self._every, self._at_start, self._writes = every, at_start, save
         self._protocol = Protocol(
             k=k,
             temperature=temperature,
             top_p=top_p,
-            max_new_tokens=trainer.args.max_completion_length if max_new_tokens is None else max_new_tokens,
+            max_new_tokens=args.max_completion_length if max_new_tokens is None else max_new_tokens,
             seed=seed,
             batch_size=_batch_size(trainer) if batch_size is None else batch_size,
         )

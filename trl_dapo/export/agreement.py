@@ -65,7 +65,12 @@ class Agreement:
 
 
 def encoded(tokenizer: Any, prompts: list[str]) -> dict[str, torch.Tensor]:
-    """Returns the prompts as token ids, through the chat template where there is one, padded on the left."""
+    """
+    Returns the prompts as token ids, through the chat template where there is one, padded on the left.
+
+    Raises:
+        `ValueError`: If the tokenizer cannot read one of them.
+    """
     if tokenizer.chat_template is not None:
         texts = [
             tokenizer.apply_chat_template(
@@ -76,12 +81,22 @@ def encoded(tokenizer: Any, prompts: list[str]) -> dict[str, torch.Tensor]:
         special = False  # the template writes them
     else:
         texts, special = prompts, True
-    rows = [tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
+    rows = [_ids(tokenizer, text, special) for text in texts]
     longest = max(map(len, rows))
     padding = next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)
     ids = torch.tensor([[padding] * (longest - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def _ids(tokenizer: Any, text: str, special: bool) -> list[int]:
+    try:
+        return tokenizer(text, add_special_tokens=special)["input_ids"]
+    except Exception as error:
+        # A vocabulary of few words, without one for all others, is a plain `Exception` of the tokenizers library
+        raise ValueError(
+            f"the tokenizer cannot read the prompt {text[:60]!r} ({error}). Give others: --prompts FILE."
+        ) from error
 
 
 @torch.no_grad()

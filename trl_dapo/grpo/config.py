@@ -6,7 +6,7 @@ gradients are computed. The toggles of DAPO are in `dapo/config.py`.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import trl
 
@@ -41,7 +41,7 @@ class GRPOConfig(OwnConfig, trl.GRPOConfig):
 
         > Quantized models
 
-        adapter_dtype (`str`, *optional*, defaults to `"float32"`):
+        adapter_dtype (`Literal["float32", "bfloat16"]`, *optional*, defaults to `"float32"`):
             Precision of the trainable parameters on a 4-bit or 8-bit base: `"float32"`, or `"bfloat16"` as in TRL. In
             bfloat16, most updates of a small learning rate are rounded away.
 
@@ -73,11 +73,11 @@ class GRPOConfig(OwnConfig, trl.GRPOConfig):
 
         > Generation with vLLM
 
-        vllm_sync (`str`, *optional*):
+        vllm_sync (`Literal["merged", "adapter", "dense"]`, *optional*):
             What vLLM gets before each rollout: `"merged"`, the weights with the adapter merged into them, as in TRL;
             `"adapter"`, the adapter alone, for an engine that holds the base itself; `"dense"`, the base dequantized,
             with the adapter added. By default `"adapter"` on a 4-bit base, else `"merged"`.
-        vllm_base (`str`, *optional*):
+        vllm_base (`Literal["4bit", "16bit"]`, *optional*):
             With `vllm_sync="adapter"`, how the engine holds the base: `"4bit"` or `"16bit"`. By default as training
             does.
         vllm_sync_tolerance (`float`, *optional*):
@@ -98,51 +98,64 @@ class GRPOConfig(OwnConfig, trl.GRPOConfig):
     """
 
     disable_dropout: bool = field(default=True, metadata={"help": "Turn dropout off; it would add noise to rollouts."})
-    adapter_dtype: str = field(
+    """Turn dropout off; it would add noise to rollouts."""
+    adapter_dtype: Literal["float32", "bfloat16"] = field(
         default="float32",
         metadata={
             "help": "Precision of trainable parameters on a 4-bit or 8-bit base: 'float32', or 'bfloat16' as in TRL."
         },
     )
+    """Precision of trainable parameters on a 4-bit or 8-bit base: 'float32', or 'bfloat16' as in TRL."""
     compact_microbatches: bool = field(
         default=True,
         metadata={"help": "Drop rows without gradient, sort by length, cut padding: same gradient, less work."},
     )
+    """Drop rows without gradient, sort by length, cut padding: same gradient, less work."""
     max_tokens_per_microbatch: int | None = field(
         default=None,
         metadata={"help": "Most tokens in a micro-batch, padding included. Bounds the memory of an update."},
     )
+    """Most tokens in a micro-batch, padding included. Bounds the memory of an update."""
     drop_finished_rows: bool = field(
         default=True,
         metadata={"help": "Stop computing rows that have ended: same completions, less work."},
     )
+    """Stop computing rows that have ended: same completions, less work."""
     generation_chunk_size: int | None = field(
         default=None, metadata={"help": "Most completions that one call of `generate` makes on a device."}
     )
+    """Most completions that one call of `generate` makes on a device."""
     max_tokens_per_generation_call: int | None = field(
         default=None, metadata={"help": "Most tokens of one call of `generate`, prompts and padding included."}
     )
+    """Most tokens of one call of `generate`, prompts and padding included."""
     prefill_once: bool = field(
         default=True, metadata={"help": "Read a prompt that completions share once, and copy its keys and values."}
     )
-    vllm_sync: str | None = field(
+    """Read a prompt that completions share once, and copy its keys and values."""
+    vllm_sync: Literal["merged", "adapter", "dense"] | None = field(
         default=None, metadata={"help": "What vLLM gets before each rollout: 'merged', 'adapter' or 'dense'."}
     )
-    vllm_base: str | None = field(
+    """What vLLM gets before each rollout: 'merged', 'adapter' or 'dense'."""
+    vllm_base: Literal["4bit", "16bit"] | None = field(
         default=None, metadata={"help": "With vllm_sync='adapter', how vLLM holds the base: '4bit' or '16bit'."}
     )
+    """With vllm_sync='adapter', how vLLM holds the base: '4bit' or '16bit'."""
     vllm_sync_tolerance: float | None = field(
         default=None,
         metadata={
             "help": "Mean difference of log-probabilities between vLLM and trainer that stops the run, in nats."
         },
     )
+    """Mean difference of log-probabilities between vLLM and trainer that stops the run, in nats."""
     activation_offloading: bool = field(
         default=False, metadata={"help": "Keep activations in the CPU's memory between forward and backward."}
     )
+    """Keep activations in the CPU's memory between forward and backward."""
     reward_timeout: float | None = field(
         default=None, metadata={"help": "Most seconds that one call of an asynchronous reward function may take."}
     )
+    """Most seconds that one call of an asynchronous reward function may take."""
 
     def __post_init__(self) -> None:
         # First, because the host divides by some of them

@@ -5,7 +5,6 @@ by name, and adapters on a quantized base that keep their precision.
 How the host is reached is in `host.seams`, how rows are packed in `packing`, what a checkpoint holds in `host.resume`.
 """
 
-import inspect
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -15,10 +14,13 @@ import trl
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from datasets import Dataset
+from peft import PeftConfig, PeftModel
 from torch.utils.data import Sampler
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl.trainer.utils import get_config_model_id
 
 from ..host.adapter_start import from_adapter_folder
+from ..host.arguments import EvalData, Optimizers, ProcessingClass, RewardFunc, RolloutFunction, TrainData, given
 from ..host.compat import check_host
 from ..host.custom_loss import changed_loss
 from ..host.fetching import FetchedOnce
@@ -94,8 +96,13 @@ class GRPOTrainer(Seams):
             Reward functions, as for [`~trl.GRPOTrainer`].
         args ([`GRPOConfig`] or [`~trl.GRPOConfig`], *optional*):
             A [`~trl.GRPOConfig`] gets the defaults of the fields that [`GRPOConfig`] adds.
-        *rest, **kwargs:
-            All further arguments of [`~trl.GRPOTrainer`], from `train_dataset` to `environment_factory`.
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
+            Prompts, as text or conversations.
+        eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or a dictionary of these, *optional*):
+            Prompts to evaluate on.
+        processing_class, reward_processing_classes, callbacks, optimizers, quantization_config, peft_config, tools,
+        rollout_func, environment_factory:
+            As for [`~trl.GRPOTrainer`].
 
     Raises:
         `ValueError`: Where vLLM cannot have the adapter or the base, or prompts are too few for one batch.
@@ -116,22 +123,57 @@ class GRPOTrainer(Seams):
     _cache_kind = CacheKind()
     _offloading: AbstractContextManager[Any] = nullcontext()
 
-    def __init__(self, model, reward_funcs=None, args=None, *rest: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        reward_funcs: RewardFunc | list[RewardFunc] | None = None,
+        args: GRPOConfig | trl.GRPOConfig | None = None,
+        train_dataset: TrainData | None = None,
+        eval_dataset: EvalData | None = None,
+        processing_class: ProcessingClass | None = None,
+        reward_processing_classes: PreTrainedTokenizerBase | list[PreTrainedTokenizerBase] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: Optimizers = (None, None),
+        quantization_config: BitsAndBytesConfig | None = None,
+        peft_config: PeftConfig | None = None,
+        tools: list[Callable] | None = None,
+        rollout_func: RolloutFunction | None = None,
+        environment_factory: Callable[[], Any] | dict[str, Callable[[], Any]] | None = None,
+    ) -> None:
         check_host()
         args = self.own_config(model, args)
-        bound = inspect.signature(GRPOTrainer.__init__).bind(self, model, reward_funcs, args, *rest, **kwargs)
+        taken: dict[str, Any] = {
+            "model": model,
+            "reward_funcs": reward_funcs,
+            "args": args,
+            "train_dataset": train_dataset,
+            "eval_dataset": eval_dataset,
+            "processing_class": processing_class,
+            "reward_processing_classes": reward_processing_classes,
+            "callbacks": callbacks,
+            "optimizers": optimizers,
+            "quantization_config": quantization_config,
+            "peft_config": peft_config,
+            "tools": tools,
+            "rollout_func": rollout_func,
+            "environment_factory": environment_factory,
+        }
         self.source_folders = tuple(folders_of([model, reward_funcs]))
         check_output_folder(args.output_dir, {"model": model, "reward_funcs": reward_funcs})
-        bound.arguments.update(from_adapter_folder(with_reward_models(bound.arguments, args)))
-        model, args = bound.arguments["model"], bound.arguments["args"]
-        self.check_arguments(args, bound.arguments)
+        taken = from_adapter_folder(with_reward_models(given(taken), args))
+        model, args = taken["model"], taken["args"]
+        self.check_arguments(args, taken)
         check_given(model, args.beta != 0)
         for name in ("train", "eval"):
-            if f"{name}_dataset" in bound.arguments:
-                bound.arguments[f"{name}_dataset"] = checked_prompts(bound.arguments[f"{name}_dataset"], name)
+            if f"{name}_dataset" in taken:
+                taken[f"{name}_dataset"] = checked_prompts(taken[f"{name}_dataset"], name)
         engine = EngineSettings(args.vllm_sync, args.vllm_base, args.vllm_sync_tolerance)
         with adapters_kept(model), copies_start_plainly(model), watching_loads(refuse_new), own_engine(engine):
-            super().__init__(*bound.args[1:], **bound.kwargs)
+            super().__init__(**taken)
+        self._set_up(args)
+
+    def _set_up(self, args: GRPOConfig) -> None:
+        """What follows the host's constructor: parts, checks of what it has made, and what the log says of both."""
         prepare_quantized(self.model, args.adapter_dtype)
         self.reward_timeout = args.reward_timeout
         self.drops_finished_rows = args.drops_finished_rows
@@ -353,7 +395,3 @@ def model_name(model: Any) -> str:
     """Returns the name of a model, given as such or loaded, without its organisation."""
     name = model if isinstance(model, str) else get_config_model_id(model.config)
     return name.split("/")[-1]
-
-
-# For `help()` and editors
-setattr(GRPOTrainer.__init__, "__signature__", inspect.signature(trl.GRPOTrainer.__init__))  # noqa: B010

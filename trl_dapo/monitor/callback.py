@@ -2,15 +2,19 @@
 The diagnosis during training: a callback that tells each finding once, and may end the run or keep a checkpoint.
 """
 
+import logging
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.logging import get_logger
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
+from ..host.log_level import wants
 from .diagnosis import Diagnosis, check_rules
 from .event_checkpoints import keep, room_for_checkpoint
 from .finding import FILE, Finding, write_findings
@@ -23,14 +27,25 @@ from .settings import Settings
 logger = get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class _Act:
+    """What the main process does about a finding, and all others with it."""
+
+    rule: str
+    step: int
+    stops: bool
+    missing: str | None  # why no checkpoint is begun
+
+
 class DiagnosisCallback(TrainerCallback):
     """
     Tells what is wrong with a run while it trains, since when, and what to change.
 
-    For any trainer of this package or of TRL. Each finding is one warning, an entry of `findings.json` in
+    For any trainer of this package or of TRL. Each finding is one warning (an error where it ends the run, and none
+    where `log_level` asks for less), an entry of `findings.json` in
     `output_dir`, and an alert where trackio reports. It changes no number of training. To the log it adds
     `trained/share_moved`, and once `prompts/share_plain`. A run that resumes finds again
-    what its log holds, so nothing is told twice.
+    what its log holds, so nothing is told twice. With several processes, the main one tells, and decides for all.
 
     Args:
         stop_on (`list[str]` or `str`, *optional*):
@@ -63,6 +78,7 @@ class DiagnosisCallback(TrainerCallback):
         self._plain: float | None = None
         self._rows = 0
         self._to_keep: str | None = None
+        self._waiting: list[Finding] = []
         self._bytes = 0
 
     @property
@@ -113,19 +129,26 @@ class DiagnosisCallback(TrainerCallback):
         """Looks at what was logged, and tells what it finds."""
         if not state.log_history:
             return control
-        self._add_own(state.log_history[-1])
+        entry = state.log_history[-1]
+        self._add_own(entry)
         found = self._read(state)
         if state.is_world_process_zero:
             for finding in found:
                 self._tell(finding, args)
-        if found:
-            self._act_on(found, args, control)
+        if self._stop_on or self._saves:
+            self._waiting += found
+            if _logged_by_all(entry):
+                self._act_on(_agreed(self._decided(args)), control)
         return control
 
     def on_save(self, args, state, control, **kwargs) -> None:
         """Keeps the checkpoint of a finding apart from those that are removed."""
         rule, self._to_keep = self._to_keep, None
-        if rule is None or not state.is_world_process_zero:
+        if rule is None:
+            return
+        # Other processes may still be writing their files of it
+        PartialState().wait_for_everyone()
+        if not state.is_world_process_zero:
             return
         try:
             keep(Path(args.output_dir) / f"checkpoint-{state.global_step}", rule, state.global_step)
@@ -157,7 +180,11 @@ class DiagnosisCallback(TrainerCallback):
     def _tell(self, finding: Finding, args: Any) -> None:
         since = f" since step {finding.onset}" if finding.onset != finding.step else ""
         change = f" Change {' or '.join(finding.settings)}." if finding.settings else ""
-        logger.warning(f"Step {finding.step}, {finding.rule}{since}: {finding.message}{change} {finding.advice}")
+        # One that ends the run is more than a warning
+        level = logging.ERROR if finding.rule in self._stop_on else logging.WARNING
+        if wants(args, level):
+            told = f"{finding.message}{change} {finding.advice}"
+            logger.log(level, f"Step {finding.step}, {finding.rule}{since}: {told}")
         self._write(args)
         _alert(finding, args)
 
@@ -167,27 +194,42 @@ class DiagnosisCallback(TrainerCallback):
         except OSError as error:
             logger.warning_once(f"Findings are not written to {args.output_dir}: {error}")
 
-    def _act_on(self, found: list[Finding], args: Any, control: Any) -> None:
-        """Asks for a checkpoint or for the end of the run; on every process, since they save and stop together."""
+    def _decided(self, args: Any) -> _Act | None:
+        """Returns what to do about the findings since the last decision."""
+        found, self._waiting = self._waiting, []
         stops = any(finding.rule in self._stop_on for finding in found)
-        if stops:
-            control.should_training_stop = True
-        if not (stops or self._saves):
-            return
+        if not found or not (stops or self._saves):
+            return None
         # A save that fails ends the run with a traceback, so it is not begun
-        missing = _agreed(room_for_checkpoint(Path(args.output_dir), self._bytes, 1 + self._saves))
-        if missing is not None:
-            logger.warning(f"No checkpoint at {found[0].rule}, step {found[0].step}: {missing}.")
+        missing = room_for_checkpoint(Path(args.output_dir), self._bytes, 1 + self._saves)
+        # One checkpoint per step, whatever else is found there
+        return _Act(found[0].rule, found[0].step, stops, missing)
+
+    def _act_on(self, act: _Act | None, control: Any) -> None:
+        """Asks for a checkpoint or for the end of the run."""
+        if act is None:
+            return
+        control.should_training_stop = control.should_training_stop or act.stops
+        if act.missing is not None:
+            logger.warning(f"No checkpoint at {act.rule}, step {act.step}: {act.missing}.")
             return
         control.should_save = True
         if self._saves:
-            # One per step, whatever else is found there
-            self._to_keep = found[0].rule
+            self._to_keep = act.rule
 
 
-def _agreed(value: str | None) -> str | None:
-    """What the main process has: another one may see the disk a moment later."""
-    return broadcast_object_list([value])[0]
+def _logged_by_all(entry: dict[str, Any]) -> bool:
+    """Whether the trainer has logged it, which it does on all processes at once; others may log on one alone."""
+    return "loss" in entry or any(name.startswith("eval_") for name in entry)
+
+
+def _agreed(act: _Act | None) -> _Act | None:
+    """
+    Returns what the main process has decided.
+
+    Processes save and stop together, or wait for each other for ever, and their logs or disks may tell them apart.
+    """
+    return broadcast_object_list([act])[0]
 
 
 def _alert(finding: Finding, args: Any) -> None:

@@ -6,6 +6,7 @@ Fields that PPO shares with GRPO keep TRL's names. A field that PPO does not rea
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ..grpo.config import GRPOConfig
 from .warmup import long_warmup
@@ -55,7 +56,7 @@ class PPOConfig(GRPOConfig):
 
         > KL penalty
 
-        kl_estimator (`str`, *optional*, defaults to `"k1"`):
+        kl_estimator (`Literal["k1", "k3"]`, *optional*, defaults to `"k1"`):
             `"k1"`, the difference of log-probabilities, or `"k3"`, which is never negative.
         kl_target (`float`, *optional*):
             KL divergence per completion that `beta` is adapted to hold
@@ -92,46 +93,66 @@ class PPOConfig(GRPOConfig):
     method_fields = ("gamma", "lam", "kl_estimator", "critic_learning_rate")
 
     num_generations: int | None = field(default=1, metadata={"help": "Completions per prompt; PPO needs no group."})
+    """Completions per prompt; PPO needs no group."""
     num_iterations: int = field(default=4, metadata={"help": "Passes over each rollout, in a new order each."})
+    """Passes over each rollout, in a new order each."""
     beta: float = field(
         default=0.05, metadata={"help": "Coefficient of the KL divergence in the reward. 0 for no reference."}
     )
+    """Coefficient of the KL divergence in the reward. 0 for no reference."""
     loss_type: str = field(
-        default="dapo", metadata={"help": f"How the clipped surrogate is averaged, one of {CLIPPED_LOSSES}."}
+        default="dapo",
+        metadata={"help": "How the clipped surrogate is averaged: 'dapo', 'bnpo', 'grpo' or 'dr_grpo'."},
     )
+    """How the clipped surrogate is averaged: 'dapo', 'bnpo', 'grpo' or 'dr_grpo'."""
     gamma: float = field(default=1.0, metadata={"help": "Discount per token."})
+    """Discount per token."""
     lam: float = field(default=0.95, metadata={"help": "Lambda of generalized advantage estimation."})
-    kl_estimator: str = field(default="k1", metadata={"help": "'k1', or 'k3', which is never negative."})
+    """Lambda of generalized advantage estimation."""
+    kl_estimator: Literal["k1", "k3"] = field(
+        default="k1", metadata={"help": "'k1', or 'k3', which is never negative."}
+    )
+    """'k1', or 'k3', which is never negative."""
     kl_target: float | None = field(
         default=None, metadata={"help": "KL divergence per completion that `beta` is adapted to hold."}
     )
+    """KL divergence per completion that `beta` is adapted to hold."""
     kl_horizon: int = field(
         default=10000, metadata={"help": "Completions over which `beta` can change by a factor of about e^0.2."}
     )
+    """Completions over which `beta` can change by a factor of about e^0.2."""
     missing_eos_penalty: float | None = field(
         default=None, metadata={"help": "Taken off the score of completions that were cut."}
     )
+    """Taken off the score of completions that were cut."""
     normalize_rewards: bool = field(
         default=False, metadata={"help": "Standardise scores by the mean and deviation of all scores so far."}
     )
+    """Standardise scores by the mean and deviation of all scores so far."""
     reward_clip: float | None = field(
         default=None, metadata={"help": "Clip scores to [-reward_clip, reward_clip], after normalising."}
     )
+    """Clip scores to [-reward_clip, reward_clip], after normalising."""
     reward_adapter: str | None = field(
         default=None, metadata={"help": "Folder of a reward model that is an adapter for the policy's base."}
     )
+    """Folder of a reward model that is an adapter for the policy's base."""
     critic_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the critic. Ten times `learning_rate` by default."}
     )
+    """Learning rate of the critic. Ten times `learning_rate` by default."""
     critic_max_grad_norm: float = field(
         default=1.0, metadata={"help": "Norm that the critic's gradients are clipped to. 0 for no clipping."}
     )
+    """Norm that the critic's gradients are clipped to. 0 for no clipping."""
     critic_warmup_steps: int = field(
         default=0, metadata={"help": "First optimizer steps, in which the critic learns alone."}
     )
+    """First optimizer steps, in which the critic learns alone."""
     cliprange_value: float | None = field(
         default=0.2, metadata={"help": "How far a value may move from that of the rollout. None for no clipping."}
     )
+    """How far a value may move from that of the rollout. None for no clipping."""
 
     def __post_init__(self) -> None:
         self._check_ranges()

@@ -8,17 +8,20 @@ critic go forward and backward one after the other, never in one graph.
 """
 
 import textwrap
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl.trainer.utils import disable_dropout_in_model
 
 from ..grpo.offloading import leave_weights
 from ..grpo.trainer import GRPOTrainer, model_name
+from ..host.arguments import EvalData, Optimizers, ProcessingClass, RewardFunc, RolloutFunction, TrainData
 from ..host.finite_weights import Named
 from ..host.model_card import fields
 from ..host.required import required
@@ -55,8 +58,11 @@ class PPOTrainer(GRPOTrainer):
             Configuration.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
             Prompts, as text or conversations.
-        *rest, **kwargs:
-            All further arguments of [`~trl.GRPOTrainer`], from `eval_dataset` to `environment_factory`.
+        eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or a dictionary of these, *optional*):
+            Prompts to evaluate on.
+        processing_class, reward_processing_classes, callbacks, optimizers, quantization_config, peft_config, tools,
+        rollout_func, environment_factory:
+            As for [`~trl.GRPOTrainer`].
         value_peft_config ([`~peft.LoraConfig`], *optional*):
             LoRA of the critic. Defaults to the policy's.
 
@@ -81,12 +87,43 @@ class PPOTrainer(GRPOTrainer):
     args: PPOConfig  # ty: ignore[incompatible-mutable-override]
 
     def __init__(
-        self, model, reward_funcs=None, args=None, train_dataset=None, *rest, value_peft_config=None, **kwargs
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        reward_funcs: RewardFunc | list[RewardFunc] | None = None,
+        args: PPOConfig | None = None,
+        train_dataset: TrainData | None = None,
+        eval_dataset: EvalData | None = None,
+        processing_class: ProcessingClass | None = None,
+        reward_processing_classes: PreTrainedTokenizerBase | list[PreTrainedTokenizerBase] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: Optimizers = (None, None),
+        quantization_config: BitsAndBytesConfig | None = None,
+        peft_config: PeftConfig | None = None,
+        tools: list[Callable] | None = None,
+        rollout_func: RolloutFunction | None = None,
+        environment_factory: Callable[[], Any] | dict[str, Callable[[], Any]] | None = None,
+        *,
+        value_peft_config: PeftConfig | None = None,
     ) -> None:
         args = self.own_config(model, args)
         self._value_peft_config = value_peft_config
         reward = None if args.reward_adapter is None else AdapterReward(args.reward_adapter)
-        super().__init__(model, _with_reward(reward_funcs, reward), args, train_dataset, *rest, **kwargs)
+        super().__init__(
+            model,
+            _with_reward(reward_funcs, reward),
+            args,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            reward_processing_classes,
+            callbacks,
+            optimizers,
+            quantization_config,
+            peft_config,
+            tools,
+            rollout_func,
+            environment_factory,
+        )
         self._kl_coefficient = KLCoefficient(args.beta, args.kl_target, args.kl_horizon)
         self._running_scores = RunningScores(args.normalize_rewards, args.reward_clip)
         # The penalty is in the reward, not in the loss

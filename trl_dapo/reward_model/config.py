@@ -5,6 +5,7 @@ Every field of TRL keeps TRL's default.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from trl import RewardConfig as HostConfig
 
@@ -21,9 +22,14 @@ class RewardConfig(OwnConfig, HostConfig):
     It takes every parameter of [`~trl.RewardConfig`].
 
     Parameters:
-        adapter_dtype (`str`, *optional*, defaults to `"float32"`):
+        > Quantized models
+
+        adapter_dtype (`Literal["float32", "bfloat16"]`, *optional*, defaults to `"float32"`):
             Precision of the trainable parameters on a 4-bit or 8-bit base: `"float32"`, or `"bfloat16"` as in TRL,
             which rounds away most updates at small learning rates.
+
+        > What is saved beside the weights
+
         statistics_window (`int`, *optional*, defaults to `1024`):
             In the mean and standard deviation of the rewards that are saved with the model, earlier rewards count as
             at most this many rows, so those from early in training fade.
@@ -31,13 +37,15 @@ class RewardConfig(OwnConfig, HostConfig):
 
     own_trainer = "RewardTrainer"
 
-    adapter_dtype: str = field(
+    adapter_dtype: Literal["float32", "bfloat16"] = field(
         default="float32",
         metadata={
             "help": "Precision of the trainable parameters on a 4-bit or 8-bit base: 'float32', or 'bfloat16' as in "
             "TRL, which rounds away most updates at small learning rates."
         },
     )
+    """Precision of the trainable parameters on a 4-bit or 8-bit base: 'float32', or 'bfloat16' as in TRL, which rounds
+    away most updates at small learning rates."""
     statistics_window: int = field(
         default=1024,
         metadata={
@@ -45,6 +53,8 @@ class RewardConfig(OwnConfig, HostConfig):
             "count as at most this many rows, so those from early in training fade."
         },
     )
+    """In the mean and standard deviation of the rewards that are saved with the model, earlier rewards count as at
+    most this many rows, so those from early in training fade."""
 
     def __post_init__(self) -> None:
         check_preference_fields(self)

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..host.adapter_folders import check_base
 from .folders import adapter_base, folder_tokenizer
@@ -26,6 +27,8 @@ from .statistics import STATISTICS_FILE, RewardStatistics
 
 
 logger = get_logger(__name__)
+
+RewardModel = str | Path | PreTrainedModel | PeftModel
 
 
 class RewardModelFunction:
@@ -72,11 +75,11 @@ class RewardModelFunction:
 
     def __init__(
         self,
-        model: Any,
+        model: RewardModel | Sequence[RewardModel],
         processing_class: PreTrainedTokenizerBase | Sequence[PreTrainedTokenizerBase] | None = None,
         *,
         base: str | PreTrainedModel | None = None,
-        quantization_config: Any = None,
+        quantization_config: BitsAndBytesConfig | None = None,
         model_init_kwargs: dict[str, Any] | None = None,
         chunk_size: int = 8,
         max_length: int | None = 1024,

@@ -18,6 +18,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
     DataCollator,
     EvalPrediction,
     PreTrainedModel,
@@ -28,6 +29,7 @@ from trl import RewardConfig as HostConfig
 from trl import RewardTrainer as HostTrainer
 
 from ..host.adapter_start import from_adapter_folder
+from ..host.arguments import EvalData, Optimizers, TrainData
 from ..host.checkpoint_seams import CheckpointSeams
 from ..host.compat import check_host
 from ..host.finite_weights import FiniteWeights, check_finite_weights, trained_parameters
@@ -95,15 +97,15 @@ class RewardTrainer(CheckpointSeams, HostTrainer):
         model: str | PreTrainedModel | PeftModel,
         args: RewardConfig | HostConfig | None = None,
         data_collator: DataCollator | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
+        train_dataset: TrainData | None = None,
+        eval_dataset: EvalData | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         compute_metrics: Callable[[EvalPrediction], dict] | None = None,
         callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        optimizers: Optimizers = (None, None),
         optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
         preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-        quantization_config: Any = None,
+        quantization_config: BitsAndBytesConfig | None = None,
         peft_config: PeftConfig | None = None,
     ) -> None:
         check_host(HostTrainer)

@@ -78,10 +78,13 @@ def write_report(report: Report, folder: Path) -> Path:
 
 def cells(row: Row, metrics: Sequence[str]) -> list[str]:
     """Returns a row of the table as text: the last value of each metric, with the mean behind it."""
-    if row.failure:
-        return [row.name, *[NOTHING] * len(metrics), _findings(row)]
-    pairs = zip(row.last, row.mean, strict=True)
-    return [row.name, *(f"{_number(last)} ({_number(mean)})" for last, mean in pairs), _findings(row)]
+    return [row.name, *(cell(row, place) for place in range(len(metrics))), _findings(row)]
+
+
+def cell(row: Row, place: int) -> str:
+    """Returns the last value of a future's metric, with its mean behind it."""
+    last, mean = row.last[place], row.mean[place]
+    return NOTHING if last is None else f"{_number(last)} ({_number(mean)})"
 
 
 def headings(metrics: Sequence[str]) -> list[str]:

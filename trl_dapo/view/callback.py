@@ -2,6 +2,7 @@
 `LiveView`: a run on the screen while it goes, for every trainer of this package.
 """
 
+import logging
 import math
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 from accelerate.logging import get_logger
 from transformers import TrainerCallback
 
+from ..host.log_level import wants
 from ..host.quiet import quiet
 from ..host.watch import Watch
 from .metrics import metrics_of
@@ -75,6 +77,7 @@ class LiveView(TrainerCallback, Watch):
         self._screen: Screen | None = None
         self._sampled_at: int | None = None
         self._processes = 1
+        self._warns = True
 
     # A run, as its trainer tells it
 
@@ -135,6 +138,7 @@ class LiveView(TrainerCallback, Watch):
         if not state.is_world_process_zero:
             return
         self._forget()
+        self._warns = wants(args, logging.WARNING)
         with self._told():
             self._processes = args.world_size
             title, metrics = metrics_of(args)
@@ -257,7 +261,8 @@ class LiveView(TrainerCallback, Watch):
                 screen.end(self.state)
         if not self._has_failed:
             self._has_failed = True
-            logger.warning(f"The live view stops, and the run goes on: {type(error).__name__}: {error}")
+            if self._warns:
+                logger.warning(f"The live view stops, and the run goes on: {type(error).__name__}: {error}")
 
 
 def _logs_per_rollout(args: Any) -> int:

@@ -40,10 +40,12 @@ def evaluation_line(entry: dict[str, Any], step: int) -> str:
 
 
 def end_line(state: RunState) -> str:
-    """Returns the last line of a run."""
+    """Returns the last line of a run, with the names of what was found in it."""
+    found = ", ".join(dict.fromkeys(plain(finding.rule) for finding in state.findings))
     return (
         f"{plain(state.ended)}: step {state.step} of {state.max_steps}, {count(state.units)} {state.unit}, "
         + duration(state.seconds)
+        + (f"; found: {found}" if found else "")
     )
 
 

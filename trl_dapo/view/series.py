@@ -119,7 +119,8 @@ def direction(values: Sequence[float | None], window: int = 16) -> int:
     half = len(known) // 2
     (early, early_error), (late, late_error) = _mean(known[:half]), _mean(known[-half:])
     difference, error = late - early, (early_error + late_error) ** 0.5
-    if abs(difference) <= 2 * error or abs(difference) <= 1e-12 * max(abs(early), abs(late)):
+    # Written so that a NaN, of values that overflow, is no trend
+    if not (abs(difference) > 2 * error and abs(difference) > 1e-12 * max(abs(early), abs(late))):
         return 0
     return 1 if difference > 0 else -1
 
@@ -127,4 +128,4 @@ def direction(values: Sequence[float | None], window: int = 16) -> int:
 def _mean(values: Sequence[float]) -> tuple[float, float]:
     """Returns a mean and the square of its standard error."""
     mean = sum(values) / len(values)
-    return mean, sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1) / len(values)
+    return mean, sum((value - mean) * (value - mean) for value in values) / max(len(values) - 1, 1) / len(values)

@@ -41,7 +41,9 @@ def _weights(seen: Observations, settings: Settings) -> dict[str, float]:
 def _look(seen: Observations, settings: Settings) -> Symptom | None:
     weights, values = _weights(seen, settings), seen.row.values
     named = settings.get("dynamic_sampling_metric")
-    parts = {name: (weights[name] * values.get(f"rewards/{name}/std", 0.0)) ** 2 for name in seen.columns}
+    spreads = {name: weights[name] * values.get(f"rewards/{name}/std", 0.0) for name in seen.columns}
+    # A product of floats may be infinite, a power that is raises
+    parts = {name: spread * spread for name, spread in spreads.items()}
     total = sum(parts.values())
     shaping = {name: part for name, part in parts.items() if (name != named if named in parts else is_shaping(name))}
     # NaN, of a function without rewards, is no share
