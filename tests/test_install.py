@@ -44,7 +44,7 @@ def test_every_requirement_is_pinned_to_a_version_that_it_allows():
     assert str(PINS["trl"].specifier) == f"=={TESTED['trl'].highest}"
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-slow", "check", "benchmark"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-slow", "check", "docs", "benchmark"])
 def test_every_install_of_make_takes_the_pins(tmp_path, target):
     installs = re.findall(r"\bpip install\b[^|&;}\n]*", planned(tmp_path, target))
     assert len(installs) >= 3

@@ -33,6 +33,10 @@ WARM_STARTS = {
 def build_model(seed: int = 0) -> LlamaForCausalLM:
     """
     Randomly initialised policy that depends on `seed` alone. The global random state stays as it was.
+
+    Args:
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the weights.
     """
     tokenizer = build_tokenizer()
     config = LlamaConfig(
@@ -87,6 +91,10 @@ def load_reward_start(seed: int = 0) -> tuple[LlamaForSequenceClassification, Pr
     Untrained reward model, the body of the warm start with a random head of one label, and its tokenizer.
 
     The head depends on `seed` alone. The global random state stays as it was.
+
+    Args:
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the head.
     """
     policy, tokenizer = load_warm_start()
     config = LlamaConfig.from_dict({**policy.config.to_dict(), "num_labels": 1})

@@ -84,6 +84,10 @@ def parse_prompt(prompt: str) -> Problem:
     """
     Problem that a prompt states.
 
+    Args:
+        prompt (`str`):
+            Such as `"7a+b-c*="`.
+
     Raises:
         `ValueError`: If `prompt` is not exactly what [`Problem`] writes. Prompts come from a dataset, so a malformed
             one is a defect to report, not a reward of 0.
@@ -105,6 +109,10 @@ def is_held_out(prompt: str) -> bool:
 
     There are few short prompts (90 with 2 moves), so two independent draws would share most of them. Hence the split
     is by prompt and not by draw.
+
+    Args:
+        prompt (`str`):
+            Such as `"7a+b-c*="`.
     """
     digest = hashlib.sha256(prompt.encode()).digest()
     return int.from_bytes(digest[:8], "big") % HELD_OUT_MODULUS == 0
@@ -199,6 +207,8 @@ def arena_accuracy(prompts: list[str], completions: list[str], **kwargs: Any) ->
             Prompts as [`Problem`] writes them.
         completions (`list[str]`):
             Completions, decoded without special tokens.
+        **kwargs:
+            What TRL passes to every reward function; not read.
 
     Example:
     ```python
@@ -222,7 +232,13 @@ def _final(completion: str) -> str | None:
 
 
 def style_of(completion: str) -> Style:
-    """Style of a completion, judged by its marks alone, whether it is right or finished or not."""
+    """
+    Style of a completion, judged by its marks alone, whether it is right or finished or not.
+
+    Args:
+        completion (`str`):
+            Decoded without special tokens.
+    """
     if "?" in completion:
         return "verbose"
     return "direct" if completion.startswith("#") else "step"
@@ -235,6 +251,12 @@ def is_sound(prompt: str, completion: str) -> bool:
     Every step must name the next move of the prompt, and the last cell stated before the next step (or before `#`)
     must be right, so a slip that a check repairs is sound. The unwritten rest of a completion does not count against
     it. This separates truncated completions that were still on track from those that were already wrong.
+
+    Args:
+        prompt (`str`):
+            Such as `"7a+b-c*="`.
+        completion (`str`):
+            A completion of it, decoded without special tokens.
 
     Example:
     ```python

@@ -339,6 +339,15 @@ class DAPOConfig(GRPOConfig):
         [`LADDER`] has the names of the rows. The first is [`DAPOConfig.ladder_start`], not
         [`DAPOConfig.naive_grpo`], from which the second would differ in the KL term too. Each config has its own
         folder under `output_dir`. Parameters of a part that is off in a row are left out of that row.
+
+        Args:
+            output_dir (`str`, *optional*, defaults to `"trainer_output"`):
+                Folder of the folders.
+            **kwargs:
+                Fields that all rows share. The toggles are set row by row.
+
+        Raises:
+            `ValueError`: If a toggle is given.
         """
         given = [toggle for toggle in TOGGLES if toggle in kwargs]
         if given:
@@ -385,7 +394,16 @@ class DAPOConfig(GRPOConfig):
         return promoted, changes_since(promoted, config)
 
     def without(self, *toggles: str) -> Self:
-        """Returns a copy with these toggles off, e.g. `config.without("clip_higher")`."""
+        """
+        Returns a copy with these toggles off, e.g. `config.without("clip_higher")`.
+
+        Args:
+            *toggles (`str`):
+                Names of toggles.
+
+        Raises:
+            `ValueError`: For a name that is not a toggle.
+        """
         unknown = [toggle for toggle in toggles if toggle not in TOGGLES]
         if unknown:
             raise ValueError(f"`without` got {unknown[0]!r}, which is not a toggle. The toggles are {list(TOGGLES)}.")

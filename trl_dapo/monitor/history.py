@@ -66,6 +66,12 @@ class History:
         """
         Returns the log of a trainer's `state.log_history`.
 
+        Args:
+            log_history (`list[dict]`):
+                The logs, in the order of their steps.
+            place (`str`, *optional*, defaults to `"log_history"`):
+                What errors call it.
+
         Raises:
             `ValueError`: If it is no list of mappings with a `step`, or its steps fall.
         """
@@ -86,6 +92,10 @@ class History:
     def read(cls, path: Path) -> "History":
         """
         Returns the log in a `trainer_state.json`.
+
+        Args:
+            path (`Path`):
+                The file.
 
         Raises:
             `ValueError`: If the file cannot be read as one.

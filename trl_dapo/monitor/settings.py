@@ -46,7 +46,13 @@ class Settings:
 
     @classmethod
     def of(cls, args: Any) -> "Settings":
-        """Returns the fields of a trainer's config."""
+        """
+        Returns the fields of a trainer's config.
+
+        Args:
+            args ([`~transformers.TrainingArguments`]):
+                The config.
+        """
         names = {one.name for one in dataclasses.fields(args)} if dataclasses.is_dataclass(args) else set()
         return cls({name: getattr(args, name) for name in FIELDS if name in names})
 

@@ -126,6 +126,10 @@ class Scorer:
         """
         Raises for rows of a data set that could not be judged, whatever the completion.
 
+        Args:
+            rows (`list[dict[str, Any]]`):
+                Rows with the columns that the scorer reads.
+
         Raises:
             `ValueError`: If a solution is no text, or an entry none of reasoning-gym's.
         """
