@@ -41,7 +41,7 @@ benchmark: $(VENV)/.demo ## Measure the overhead over TRL, and what dynamic samp
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/dynamic_sampling.py simulated
 
 compat: $(VENV)/.test ## Test each supported release of TRL and what it builds on (options: ARGS="--only trl-1.13")
-	PYTHONPATH=. $(BIN)/python tests/compat_matrix.py $(ARGS)
+	$(BIN)/python tests/compat_matrix.py $(ARGS)
 
 dist: $(VENV)/.torch ## Build the wheel and the sdist into dist/
 	rm -rf dist

@@ -20,7 +20,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trl_dapo.host.host_names import TESTED
+from packaging.specifiers import SpecifierSet
+
+from trl_dapo.host.host_names import NEEDS_TRITON, TESTED
 
 
 ROOT = Path(__file__).parents[1]
@@ -99,9 +101,15 @@ def release_sets() -> dict[str, dict[str, str]]:
     return {**sets, "lowest": {name: tested.lowest for name, tested in TESTED.items()}}
 
 
+def needs_triton(releases: dict[str, str]) -> bool:
+    """Returns whether the set trains with Triton alone, which then computes in its interpreter, on the CPU."""
+    return SpecifierSet(NEEDS_TRITON).contains(releases["trl"])
+
+
 def install(releases: dict[str, str], folder: Path) -> list[str]:
     """Installs what differs from the environment into `folder`, and returns what that is besides the releases."""
     asked = [f"{name}=={release}" for name, release in releases.items()]
+    asked += ["triton"] * needs_triton(releases)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     report = subprocess.run(
         [*pip, "--dry-run", "--report", "-", f"torch=={version('torch')}", *asked],
@@ -123,6 +131,7 @@ def measure(releases: dict[str, str], folder: Path) -> Result:
     beside = install(releases, folder / "packages")
     path = os.pathsep.join([str(folder / "packages"), str(ROOT)])
     environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+    environment |= {"TRITON_INTERPRET": "1"} if needs_triton(releases) else {}
     code = (
         f"import json; from importlib.metadata import version; print(json.dumps([version(n) for n in {list(TESTED)}]))"
     )

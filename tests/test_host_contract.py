@@ -288,6 +288,28 @@ def test_an_attribute_is_asked_for_from_the_release_that_brought_it(edit_source,
 
 
 @pytest.mark.parametrize(
+    ("release", "host", "triton", "refused"),
+    [
+        ("1.15.0", GRPOTrainer, None, True),
+        ("1.15.3", DPOTrainer, None, True),
+        ("1.15.0", RewardTrainer, None, False),
+        ("1.15.0", GRPOTrainer, "there", False),
+        ("1.14.2", GRPOTrainer, None, False),
+        ("1.16.0", GRPOTrainer, None, False),
+    ],
+)
+def test_a_release_that_cannot_train_without_triton_is_refused_where_there_is_none(
+    release, host, triton, refused, monkeypatch
+):
+    monkeypatch.setattr(compat, "version", lambda name: release)
+    monkeypatch.setattr(compat, "find_spec", {"triton": triton}.get)
+    said = [difference for difference in compat.seam_differences(host) if "Triton" in difference]
+    name = host.__name__
+    sentence = f"{name} of TRL {release} computes log-probabilities with Triton alone, and there is no triton"
+    assert said == ([sentence] if refused else [])
+
+
+@pytest.mark.parametrize(
     ("pattern", "replacement", "difference"),
     [
         # A ninth value, and two that change places.
@@ -359,7 +381,7 @@ def test_another_order_of_what_is_gathered_is_seen(edit_source):
 
 def test_the_head_calls_the_functions_that_a_plan_replaces_and_uses_nothing_they_return():
     # Each stands alone as a statement where it is called, or is chosen as the `fold` that is
-    module = import_module(HEAD_MODULE)
+    module = pytest.importorskip(HEAD_MODULE, reason="this TRL has no such head, and so no plan of memory")
     tree = ast.parse(inspect.getsource(module.ChunkedLogProbFunction))
     alone = {node.value.func.id for node in ast.walk(tree) if _is_statement(node)}
     chosen = {
@@ -375,7 +397,7 @@ def test_the_head_calls_the_functions_that_a_plan_replaces_and_uses_nothing_they
 
 
 def test_tiles_of_the_head_have_as_many_tokens_as_its_module_says():
-    module = import_module(HEAD_MODULE)
+    module = pytest.importorskip(HEAD_MODULE, reason="this TRL has no such head, and so no plan of memory")
     assert isinstance(getattr(module, HEAD_TILE_ROWS), int)
     assert HEAD_TILE_ROWS in inspect.getsource(module.ChunkedLogProbFunction)
 

@@ -12,7 +12,9 @@ import sys
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from .host_names import (
@@ -20,12 +22,14 @@ from .host_names import (
     DPO_GATHERED,
     FIRST_RELEASE,
     INHERITED,
+    NEEDS_TRITON,
     OTHER_CLASSES,
     RETURNED,
     SCORING_CALLS,
     TESTED,
     TRAINERS,
     UNPACKED,
+    WITH_TRITON,
     Names,
 )
 from .releases import check_releases, newest_tested, tell_untested, untested, untested_sentence
@@ -91,6 +95,7 @@ def seam_differences(host: type | None = None) -> list[str]:
         *_class_differences(host, own),
         *_inherited_differences(host, INHERITED[host.__name__]),
         *_other_differences(),
+        *_kernel_differences(host.__name__),
         *(_flow_differences(host) if host.__name__ == "GRPOTrainer" else []),
         *(_gather_differences(host) if host.__name__ == "DPOTrainer" else []),
     ]
@@ -121,6 +126,13 @@ def _other_differences() -> list[str]:
         else:
             differences += _class_differences(owner, names)
     return differences
+
+
+def _kernel_differences(host: str) -> list[str]:
+    needs = SpecifierSet(NEEDS_TRITON).contains(version("trl"), prereleases=True)
+    if needs and host in WITH_TRITON and find_spec("triton") is None:
+        return [f"{host} of TRL {version('trl')} computes log-probabilities with Triton alone, and there is no triton"]
+    return []
 
 
 def _method_differences(owner: type, names: Names) -> list[str]:

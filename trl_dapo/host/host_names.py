@@ -219,6 +219,11 @@ ONLINE = ("GRPOTrainer", "RLOOTrainer")
 # one end token, the tokenizer's.
 FIRST_RELEASE = {"eos_token_ids": "1.14.2", "_precompute_model_hash": "1.14.2"}
 
+# Releases whose trainers of these names have no log-probabilities without Triton, which the CPU builds of torch lack.
+# TRL's own fail there too, in the first step
+NEEDS_TRITON = "==1.15.*"
+WITH_TRITON = ("GRPOTrainer", "DPOTrainer", "RLOOTrainer")
+
 # ------------------------------------------------------------------- what TRL's trainers inherit from transformers
 
 # Of the methods that save and load, for every trainer
