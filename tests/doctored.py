@@ -24,7 +24,7 @@ def doctored_trl(folder: Path, release: str, file: str = "", pattern: str = "", 
             What is replaced, once or more, in a file of the package.
     """
     package = Path(trl.__file__).parent
-    shutil.copytree(package, folder / "trl", ignore=shutil.ignore_patterns("__pycache__", "skills", "templates"))
+    shutil.copytree(package, folder / "trl", ignore=shutil.ignore_patterns("skills", "templates"))
     metadata = f"trl-{INSTALLED}.dist-info"
     shutil.copytree(package.parent / metadata, folder / metadata.replace(INSTALLED, release))
     _replace(folder / metadata.replace(INSTALLED, release) / "METADATA", r"(?m)^Version: .*$", f"Version: {release}")
