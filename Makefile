@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format docs benchmark clean
+.PHONY: help demo test test-slow check format docs benchmark compat dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,13 @@ docs: $(VENV)/.docs ## Build the site into site/ (ARGS=serve shows it while page
 benchmark: $(VENV)/.demo ## Measure the overhead over TRL, and what dynamic sampling costs
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/overhead.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/dynamic_sampling.py simulated
+
+compat: $(VENV)/.test ## Test each supported release of TRL and what it builds on (options: ARGS="--only trl-1.13")
+	$(BIN)/python tests/compat_matrix.py $(ARGS)
+
+dist: $(VENV)/.torch ## Build the wheel and the sdist into dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build
 
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site

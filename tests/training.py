@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from tiny import parity_reward, plain_dataset, scripted_rollout, snapshot, tiny_args, tiny_model, tiny_tokenizer
@@ -38,6 +38,8 @@ def build(cls: type[GRPOTrainer], args: GRPOConfig, **kwargs: Any) -> GRPOTraine
     tokenizer = kwargs.pop("processing_class", None) or tiny_tokenizer()
     kwargs.setdefault("train_dataset", plain_dataset())
     model = kwargs.pop("model", None)
+    # Before 1.15, TRL starts an adapter from whatever random numbers come next
+    set_seed(args.seed)
     return cls(
         model=tiny_model(tokenizer) if model is None else model, args=args, processing_class=tokenizer, **kwargs
     )

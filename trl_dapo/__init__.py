@@ -77,7 +77,16 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name], __name__), name)
+    try:
+        home = import_module(_HOMES[name], __name__)
+    except ImportError as error:
+        from .host.releases import explain_import
+
+        explained = explain_import(error)
+        if explained is None:
+            raise
+        raise explained from error
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

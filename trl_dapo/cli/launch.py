@@ -75,6 +75,7 @@ def plan(command: Command, argv: list[str], prog: str, also: Sequence[str] = ())
             Words of the command that win over the user's.
     """
     set_environment(read_config_file(argv))
+    _check_releases()
     with collector_off(), loaded_quietly():
         # Imported here, because it takes seconds and its libraries read the environment
         from .script import make_parser
@@ -107,6 +108,16 @@ def run(command: Command, argv: list[str]) -> int:
     launch_args.training_script_args = without_words(argv, planned.from_command_line)
     os.environ[LAUNCH_WORDS] = json.dumps(planned.from_command_line)
     return _launch(launch_args)
+
+
+def _check_releases() -> None:
+    """Refuses a release of TRL, or of a library below it, that the trainers would refuse later."""
+    from trl_dapo.host.releases import check_releases
+
+    try:
+        check_releases()
+    except ImportError as error:
+        raise UsageError(one_line(error)) from error
 
 
 def without_words(words: list[str], unwanted: list[str]) -> list[str]:

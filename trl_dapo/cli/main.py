@@ -9,7 +9,7 @@ from functools import partial
 from trl_dapo import __version__
 
 from .commands import ABLATE_RUN, COMMANDS
-from .errors import UsageError, report
+from .errors import UsageError, one_line, report
 from .help_text import Row, Section, paragraph, section_lines, width_of_terminal
 
 
@@ -35,8 +35,20 @@ def main(argv: list[str] | None = None) -> int:
         return _run(first, rest)
     except UsageError as error:
         return report(error)
+    except ImportError as error:
+        return report(_of_another_release(error))
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _of_another_release(error: ImportError) -> UsageError:
+    """Returns what to install where TRL, or a library below it, lacks a name; any other error is raised again."""
+    from trl_dapo.host.releases import explain_import
+
+    explained = explain_import(error)
+    if explained is None:
+        raise error
+    return UsageError(one_line(explained))
 
 
 def _run(first: str, rest: list[str]) -> int:

@@ -1,8 +1,9 @@
 """
 Checks that the installed TRL, transformers, accelerate, datasets and peft are ones that this package works with.
 
-First their versions, then every name in `host_names`: TRL promises none of its private methods, so a release may
-change one without notice. All is read from classes and their source; no model is loaded and no trainer is built.
+First their versions (`releases`), then every name in `host_names`: TRL promises none of its private methods, so a
+release may change one without notice. All is read from classes and their source; no model is loaded and no trainer is
+built.
 """
 
 import ast
@@ -11,6 +12,7 @@ import sys
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -20,27 +22,28 @@ from .host_names import (
     DPO_GATHERED,
     FIRST_RELEASE,
     INHERITED,
+    NEEDS_TRITON,
     OTHER_CLASSES,
     RETURNED,
     SCORING_CALLS,
     TESTED,
     TRAINERS,
     UNPACKED,
+    WITH_TRITON,
     Names,
 )
+from .releases import check_releases, newest_tested, tell_untested, untested, untested_sentence
 
 
-__all__ = ["SUPPORTED_TRL", "check_host", "seam_differences"]
-
-SUPPORTED_TRL = TESTED["trl"].specifier
+__all__ = ["check_host", "seam_differences"]
 
 
 def check_host(host: type | None = None) -> None:
     """
     Raise `ImportError` if the installed TRL, or a library that it builds on, is not one that this package works with.
 
-    The message names the installed version, the supported range and the fix. Versions are compared before TRL is
-    imported, so a release that cannot be imported is named too.
+    The message names the installed version, the supported range and the fix. A release that is newer than the tested
+    ones, inside the range, and has all that is used passes with a warning, once in a process.
 
     Args:
         host (`type`, *optional*, defaults to [`~trl.GRPOTrainer`]):
@@ -49,31 +52,25 @@ def check_host(host: type | None = None) -> None:
     Raises:
         `ImportError`: If a version is outside its range, or if a name that the package uses is missing or changed.
     """
-    _check_versions()
+    check_releases()
     differences = seam_differences(host)
     if differences:
-        listed = "".join(f"\n  - {difference}" for difference in differences)
+        raise ImportError(_refusal(differences))
+    tell_untested()
+
+
+def _refusal(differences: list[str]) -> str:
+    newer = untested()
+    if newer:
+        begin = f"{untested_sentence(newer)} What is installed differs from the tested releases in what trl_dapo uses:"
+    else:
         found = ", ".join(f"{name} {version(name)}" for name in TESTED)
-        raise ImportError(
+        begin = (
             f"the installed releases are in the ranges that trl_dapo supports ({found}), but they differ from the "
-            f"tested ones in what trl_dapo uses:{listed}\nInstall the newest tested releases: "
-            f"`pip install {' '.join(repr(f'{name}=={tested.highest}') for name, tested in TESTED.items())}`."
+            "tested ones in what trl_dapo uses:"
         )
-
-
-def _check_versions() -> None:
-    outside = {
-        name: tested
-        for name, tested in TESTED.items()
-        if not SpecifierSet(tested.specifier).contains(version(name), prereleases=True)
-    }
-    if outside:
-        found = " ".join(
-            f"trl_dapo supports {name}{tested.specifier}, but {name} {version(name)} is installed."
-            for name, tested in outside.items()
-        )
-        wanted = " ".join(repr(name + tested.specifier) for name, tested in outside.items())
-        raise ImportError(f"{found} Install a supported release: `pip install {wanted}`.")
+    listed = "".join(f"\n  - {difference}" for difference in differences)
+    return f"{begin}{listed}\nInstall the newest tested releases: {newest_tested()}."
 
 
 def seam_differences(host: type | None = None) -> list[str]:
@@ -98,6 +95,7 @@ def seam_differences(host: type | None = None) -> list[str]:
         *_class_differences(host, own),
         *_inherited_differences(host, INHERITED[host.__name__]),
         *_other_differences(),
+        *_kernel_differences(host.__name__),
         *(_flow_differences(host) if host.__name__ == "GRPOTrainer" else []),
         *(_gather_differences(host) if host.__name__ == "DPOTrainer" else []),
     ]
@@ -128,6 +126,13 @@ def _other_differences() -> list[str]:
         else:
             differences += _class_differences(owner, names)
     return differences
+
+
+def _kernel_differences(host: str) -> list[str]:
+    needs = SpecifierSet(NEEDS_TRITON).contains(version("trl"), prereleases=True)
+    if needs and host in WITH_TRITON and find_spec("triton") is None:
+        return [f"{host} of TRL {version('trl')} computes log-probabilities with Triton alone, and there is no triton"]
+    return []
 
 
 def _method_differences(owner: type, names: Names) -> list[str]:

@@ -16,7 +16,7 @@ class TestedRange:
 
     Args:
         specifier (`str`):
-            The range, as `pyproject.toml` declares it. It ends before the first minor release that was not tested.
+            The range, as `pyproject.toml` declares it. It ends before the next major release.
         lowest (`str`):
             Oldest release that the tests of trainers, checkpoints and adapters passed with.
         highest (`str`):
@@ -28,12 +28,16 @@ class TestedRange:
     highest: str
 
 
+# Ranges go on to the next major release. TRL has a new minor about every 12 days, and each of its stable trainers
+# deprecates what it changes until 2.0; a range that ended at the newest tested minor would make pip take an older TRL
+# than the one that is installed. What may change without notice is the names below, and these are compared with the
+# installed release whenever a trainer is made. PEFT's range ends at its first major release, which is still to come.
 TESTED = {
-    "trl": TestedRange(">=1.12,<1.17", "1.12.0", "1.16.0"),
-    "transformers": TestedRange(">=5.18,<5.25", "5.18.0", "5.24.0"),
-    "accelerate": TestedRange(">=1.10.1,<1.16", "1.10.1", "1.15.0"),
-    "datasets": TestedRange(">=4.7,<5.3", "4.7.0", "5.2.0"),
-    "peft": TestedRange(">=0.21,<0.22", "0.21.0", "0.21.2"),
+    "trl": TestedRange(">=1.12,<2", "1.12.0", "1.16.0"),
+    "transformers": TestedRange(">=5.18,<6", "5.18.0", "5.24.0"),
+    "accelerate": TestedRange(">=1.10.1,<2", "1.10.1", "1.15.0"),
+    "datasets": TestedRange(">=4.7,<6", "4.7.0", "5.2.0"),
+    "peft": TestedRange(">=0.21,<1", "0.21.0", "0.21.2"),
 }
 
 
@@ -214,6 +218,11 @@ ONLINE = ("GRPOTrainer", "RLOOTrainer")
 # The first TRL release that has an attribute, where the oldest supported one has not. Before 1.14.2, GRPOTrainer knew
 # one end token, the tokenizer's.
 FIRST_RELEASE = {"eos_token_ids": "1.14.2", "_precompute_model_hash": "1.14.2"}
+
+# Releases whose trainers of these names have no log-probabilities without Triton, which the CPU builds of torch lack.
+# TRL's own fail there too, in the first step
+NEEDS_TRITON = "==1.15.*"
+WITH_TRITON = ("GRPOTrainer", "DPOTrainer", "RLOOTrainer")
 
 # ------------------------------------------------------------------- what TRL's trainers inherit from transformers
 
