@@ -14,11 +14,13 @@ import trl_dapo.arena
 from preferences import saved, tiny_reward_model
 from tiny import save_tiny_model, tiny_tokenizer
 from trl_dapo import GRPOConfig, PPOConfig
+from trl_dapo.arena import load_warm_start
 from trl_dapo.cli import built_in_task, grpo, ppo
 from trl_dapo.cli.commands import COMMANDS
 from trl_dapo.cli.launch import ON_CPU
 from trl_dapo.cli.main import main
 from trl_dapo.cli.script import build_trainer
+from trl_dapo.evaluation.models import find_policy, load_policy, load_tokenizer
 
 
 SCRIPTS = {"grpo": grpo, "ppo": ppo}
@@ -84,6 +86,20 @@ def test_flags_and_adapters_of_ppo(settings):
     base = AutoModelForCausalLM.from_pretrained(settings["model_name_or_path"])
     assert list(PeftModel.from_pretrained(base, "out").peft_config) == ["default"]
     assert (Path("out") / "value" / "adapter_model.safetensors").is_file()
+
+
+def test_an_adapter_on_the_built_in_model_has_its_base_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--output_dir", "out", "--max_steps", "1", "--save_steps", "1", "--live_view", "off", "--disable_tqdm"]
+    assert script("ppo", words) == 0
+    start = load_warm_start()[0].state_dict()
+    for folder in ("out", "out/checkpoint-1"):
+        source = find_policy(folder)
+        assert source.base == "out/base"
+        policy = load_policy(source, load_tokenizer(source))
+        saved_base = policy.unload().state_dict()
+        assert saved_base.keys() == start.keys()
+        assert all(torch.equal(saved_base[name], weight) for name, weight in start.items())
 
 
 @pytest.fixture(scope="module")

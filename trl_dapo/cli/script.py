@@ -16,6 +16,7 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 from trl_dapo.planning.measured import watch
 
 from .arguments import Arguments, CommandParser
+from .built_in_base import keep_base
 from .command_file import Given, given_values
 from .command_start import note_start
 from .commands import Command
@@ -103,6 +104,7 @@ def main(
     check_memory(command.name, arguments)
     trainer = build_trainer(command, arguments)
     note_start(command.name, trainer, script_args, resume_from)
+    keep_base(trainer, arguments)
     watch(trainer)
     add_monitors(trainer, script_args)
     train_and_save(trainer, script_args, resume_from)
