@@ -39,7 +39,7 @@ def build(cls: type[GRPOTrainer], args: GRPOConfig, **kwargs: Any) -> GRPOTraine
     kwargs.setdefault("train_dataset", plain_dataset())
     model = kwargs.pop("model", None)
     # Before 1.15, TRL starts an adapter from whatever random numbers come next
-    set_seed(args.seed)
+    set_seed(0 if args is None else args.seed)
     return cls(
         model=tiny_model(tokenizer) if model is None else model, args=args, processing_class=tokenizer, **kwargs
     )
