@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig
 from ..host.adapter_folders import adapter_config, check_base, is_adapter, load_adapter, load_base
 from ..host.checkpoints import numbered
 from ..host.new_weights import refuse_new
+from ..qlora.one_kernel import keep_one_kernel
 from ..qlora.recorded import FILE as RECORD
 from ..qlora.recorded import recorded_quantization
 
@@ -180,7 +181,11 @@ def load_policy(
         model = loaded.model
     else:
         model = load_adapter(loaded, source.name, tokens=len(tokenizer))
-    return (model.to(place) if quantization is None else model).eval()
+    if quantization is None:
+        return model.to(place).eval()
+    # As trainers do, so that an evaluation finds what one during training finds
+    keep_one_kernel(model)
+    return model.eval()
 
 
 def device_of(name: str) -> torch.device:
