@@ -1,8 +1,10 @@
 """`examples/README.md` names every example, and its commands are ones that the programs take."""
 
+import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,7 +44,9 @@ def test_commands_of_the_table_are_read(words, monkeypatch):
 
 def test_the_skill_is_copied(tmp_path):
     (copy,) = [block for block in re.findall(r"```bash\n(.*?)```", README, re.S) if ".agents" in block]
-    done = subprocess.run(["bash", "-euc", copy], cwd=tmp_path, capture_output=True, text=True)
+    # `python` is the one of the environment, activated or not
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-euc", copy], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / ".agents" / "skills" / "dapo-training" / "SKILL.md").is_file()
     assert (tmp_path / ".agents" / "skills" / "dapo-training" / "references" / "python.md").is_file()
