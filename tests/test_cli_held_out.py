@@ -120,6 +120,7 @@ def test_the_best_model_is_chosen_by_held_out_accuracy(run, workspace, capfd):
     assert state["best_metric"] == measured[1]
 
 
+@pytest.mark.slow
 def test_questions_that_are_also_trained_on_are_counted(run, workspace, capfd):
     # "1+1?" and "3+3?" are in the training set, "2+1?" and "3+1?" are not
     write_lines(workspace / "others.jsonl", [*OTHERS[1:], NESTED[3]])
@@ -151,6 +152,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(run, workspace, capfd, fie
     assert not (workspace / "out").exists()
 
 
+@pytest.mark.slow
 def test_questions_that_the_policy_cannot_read_are_one_line(workspace, capfd):
     # The built-in task's tokenizer knows its own characters alone
     name = write_lines(workspace / "words.jsonl", [{"prompt": "How many?", "answer": "1"}])

@@ -322,6 +322,7 @@ class _Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_branch_that_was_killed_goes_on_and_finished_ones_are_not_run_again(run, monkeypatch):
     words = ("--to", "3", "--set", "learning_rate=0.001")
     assert rewind(run, *words, "--dir", str(run.parent / "whole")) == 0

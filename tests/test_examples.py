@@ -87,6 +87,7 @@ def test_reward_reads_the_last_number():
     assert replace_grpo.correct_sum(completions, answer=["7", "7", "7", "8"]) == [1.0, 0.0, 0.0, 1.0]
 
 
+@pytest.mark.slow
 def test_the_classical_path_runs(capsys):
     _, finals = preferences_to_ppo.main(["--seeds", "1", "--prompts", "16", "--reward_steps", "2", "--rollouts", "1"])
     assert 0 <= finals[0] <= 1

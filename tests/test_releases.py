@@ -233,6 +233,7 @@ def test_a_newer_trl_that_is_the_same_trains_and_is_told_once(tmp_path):
     assert done.stderr.count("trl 1.17.0 (tested: 1.12.0 to 1.16.0) is newer than what trl_dapo was tested with") == 1
 
 
+@pytest.mark.slow
 @NEWEST_TRL
 def test_a_newer_trl_with_one_change_is_refused_with_the_difference(tmp_path):
     changed = ("trainer/grpo_trainer.py", r"def _generate\(self, prompts: list\b", "def _generate(self, texts: list")
