@@ -620,3 +620,9 @@ def test_deduplication_keeps_the_first_of_each_in_order(keys):
 def test_a_style_can_be_sent_to_another_process():
     style = PromptStyle(BOXED, "{question}")
     assert pickle.loads(pickle.dumps(style)) == style
+
+
+@pytest.mark.parametrize("name", [None, "", 3])
+def test_what_names_no_data_set_is_one_line(name):
+    with pytest.raises(ValueError, match=rf"^name={name!r} names no data set: give a name such as 'gsm8k'"):
+        load_problems(name)

@@ -16,7 +16,16 @@ from peft import (
 from trl.trainer.utils import use_adapter
 
 from preferences import pairs, preference_args
-from tiny import save_tiny_model, share_reward, tiny_args, tiny_lora, tiny_model, tiny_tokenizer
+from tiny import (
+    parity_reward,
+    plain_dataset,
+    save_tiny_model,
+    share_reward,
+    tiny_args,
+    tiny_lora,
+    tiny_model,
+    tiny_tokenizer,
+)
 from training import build
 from trl_dapo import (
     DAPOConfig,
@@ -33,6 +42,7 @@ from trl_dapo import (
 
 
 ONLINE = {GRPOTrainer: GRPOConfig, DAPOTrainer: DAPOConfig, PPOTrainer: PPOConfig}
+PREFERENCES = {DPOTrainer: DPOConfig, RewardTrainer: RewardConfig}
 TRAINERS = [*ONLINE, DPOTrainer]
 LOGGER = "trl_dapo.host.starting_point"
 
@@ -264,3 +274,13 @@ def test_every_trained_parameter_is_reached_or_refused(tmp_path, folder, config)
     trainer.train()
     assert trained
     assert trained == {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize(
+    ("trainer", "config"), [*ONLINE.items(), (DPOTrainer, DPOConfig), (RewardTrainer, RewardConfig)]
+)
+def test_no_model_at_all_is_one_line(tmp_path, trainer, config):
+    rewards = {} if trainer in PREFERENCES else {"reward_funcs": parity_reward}
+    args = config(str(tmp_path), use_cpu=True, bf16=False, report_to="none")
+    with pytest.raises(ValueError, match=r"^`model` is None: give the name of a model"):
+        trainer(model=None, args=args, train_dataset=plain_dataset(8), **rewards)

@@ -46,6 +46,8 @@ def check_given(model: Any, has_reference: bool) -> None:
         has_reference (`bool`):
             Whether TRL will make the reference from it.
     """
+    if model is None:
+        raise ValueError("`model` is None: give the name of a model on the Hub, a folder, or a model that is loaded.")
     if not isinstance(model, nn.Module):
         return
     check_trainable(model)

@@ -96,6 +96,8 @@ def load_problems(
     ['prompt', 'solution', 'question_id', 'entry']
     ```
     """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name={name!r} names no data set: give a name such as 'gsm8k', a file, a folder, a Hub id.")
     style = PromptStyle(answer_format, prompt_template)
     check_whole("size", size, least=1)
     check_whole("seed", seed, least=0)
