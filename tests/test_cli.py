@@ -1,6 +1,7 @@
 """The command line: what it trains, what it prints, and that each mistake is one line and exit code 2."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -20,6 +21,7 @@ from trl_dapo import DAPOConfig, __version__
 from trl_dapo.cli import arena_defaults, built_in_task, hub, launch, script
 from trl_dapo.cli.arguments import Arguments, CommandParser
 from trl_dapo.cli.check_batch import check_batch
+from trl_dapo.cli.command_file import LAUNCH_WORDS, read_starts
 from trl_dapo.cli.commands import COMMANDS, Command
 from trl_dapo.cli.dapo import make_parser, run_script
 from trl_dapo.cli.errors import UsageError
@@ -360,6 +362,9 @@ def test_launched_run_trains(settings, workspace, monkeypatch, capfd):
     assert main(["dapo", *write(settings), "--max_steps=1", "--no_dynamic_sampling", *launch.ON_CPU]) == 0
     assert (workspace / "out" / "model.safetensors").is_file()
     assert "Model saved to" in capfd.readouterr().out
+    # Its processes know the words of the launcher; a run that this process trains itself later does not
+    assert read_starts(workspace / "out")[0][0].launch == list(launch.ON_CPU)
+    assert LAUNCH_WORDS not in os.environ
 
 
 def test_mistake_found_by_the_launched_process_is_one_line(settings, workspace, capfd):

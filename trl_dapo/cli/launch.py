@@ -107,7 +107,11 @@ def run(command: Command, argv: list[str]) -> int:
         launch_args = _launch_args([], ON_CPU, planned.parser, command.module)
     launch_args.training_script_args = without_words(argv, planned.from_command_line)
     os.environ[LAUNCH_WORDS] = json.dumps(planned.from_command_line)
-    return _launch(launch_args)
+    try:
+        return _launch(launch_args)
+    finally:
+        # For the processes of this run alone, and not for one that this process trains itself later
+        del os.environ[LAUNCH_WORDS]
 
 
 def _check_releases() -> None:
