@@ -209,6 +209,8 @@ def test_bars_and_directions():
     assert direction([1, 2, 1, 2, 1, 2]) == direction([1, 2, 3]) == direction([5] * 9) == 0
     # What overflows on the way has no direction
     assert direction([1e300, -1e300] * 3) == direction([-1.7e308] * 3 + [1.7e308] * 3) == 0
+    # Both means are infinite, and their difference is no number
+    assert direction([-1.7e308] * 6) == 0
 
 
 def test_a_long_series_is_thinned_but_its_end_is_not():
